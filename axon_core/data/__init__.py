@@ -1,0 +1,1 @@
+"""Training data: phantoms, augmentation, CT-film pairs."""

@@ -1,0 +1,1 @@
+"""Brownian bridge and Gaussian diffusion."""

@@ -1,0 +1,1 @@
+"""Differentiable X-ray simulation."""

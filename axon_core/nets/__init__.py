@@ -1,0 +1,1 @@
+"""Networks: film encoder, 3D U-Net and ControlNet, super-resolution."""

@@ -1,0 +1,1 @@
+"""Losses of each stage and the training loop."""
