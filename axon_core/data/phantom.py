@@ -20,7 +20,10 @@ from axon_core.geometry import CanonicalGrid
 AIR, FAT, MUSCLE, SOFT = -1000.0, -100.0, 52.0, 40.0  # HU
 RIGHT, LEFT = -1, 1  # sign of x
 SIDES = (RIGHT, LEFT)
-ROUNDNESS = 2.35  # exponent of the trunk's cross-section: 2 an ellipse, more is squarer
+ROUNDNESS = 2.35  # exponent of the rib cage's cross-section: 2 an ellipse, more is squarer
+BODY_ROUNDNESS = 2.2
+BLUR_MM = 1.4  # sd of the scanner's blur
+GUTTER = 44.0  # the lungs reach this far behind the vertebral bodies' centres
 VERTEBRAE = range(-2, 15)  # T1 is 0, T12 is 11; two of the neck and three of the loin show
 
 
@@ -53,7 +56,7 @@ def thorax(seed: int, grid: CanonicalGrid) -> np.ndarray:
     paint_ribs(person, canvas, rng)
     paint_sternum(person, canvas)
     paint_shoulders(person, canvas, cage, rng)
-    add_noise(person, canvas, rng)
+    scan(person, canvas, rng)
     return np.clip(canvas.hu, -1024.0, 1500.0)
 
 
@@ -110,14 +113,14 @@ class Anatomy:
             muscle=u(8, 16),
             back_muscle=u(24, 38),
             female=u() < 0.45,
-            arms_raised=u() < 0.7,
+            arms_raised=u() < 0.8,
             scoliosis=u(-7, 7),
             scoliosis_phase=u(0, 2 * np.pi),
             kyphosis=u(8, 26),
-            slant=u(0.25, 0.42),
+            slant=u(0.2, 0.36),
             vertebra=u(21.5, 25.5) * size,
             rib_drop=u(75, 105) * size,
-            heart=(u(56, 74) * size, u(42, 54) * size, u(46, 58) * size),
+            heart=(u(58, 76) * size, u(44, 56) * size, u(46, 58) * size),
             heart_offset=u(12, 26),
             aorta=u(11, 16.5),
             blood_hu=u(130, 300) if contrast else u(36, 52),
@@ -132,7 +135,7 @@ class Anatomy:
         """(x, y) of the vertebral bodies' centres at height z."""
         t = (np.asarray(z, np.float32) - 20.0) / 150.0
         x = self.scoliosis * np.sin(2.0 * t + self.scoliosis_phase)
-        return x, self.half_depth - 30.0 - self.kyphosis * np.minimum(t * t, 1.6)
+        return x, self.half_depth - GUTTER - self.kyphosis * np.minimum(t * t, 1.6)
 
     def section_at(self, z: np.ndarray | float) -> tuple[np.ndarray, ...]:
         """The rib cage's cross-section at height z: (centre x, centre y, half width, half depth)."""
@@ -140,7 +143,7 @@ class Anatomy:
         width = self.half_width * np.interp(down, _DOWN, _WIDTH).astype(np.float32)
         depth = self.half_depth * (1.0 - self.slant * (1.0 - np.clip(down / 0.8, 0.0, 1.0)) ** 1.5)
         x, spine = self.spine_at(z)
-        back = spine + 30.0  # the lungs reach back beside the spine
+        back = spine + GUTTER
         return x, back - depth, width, depth
 
     def cage_point(self, angle: float, z: float) -> np.ndarray:
@@ -193,7 +196,7 @@ class Canvas:
 
     def __init__(self, grid: CanonicalGrid) -> None:
         axis = (np.arange(grid.size, dtype=np.float32) - 0.5 * (grid.size - 1)) * np.float32(grid.spacing_mm)
-        self.axis = axis
+        self.axis, self.spacing = axis, grid.spacing_mm
         self.edge = np.float32(max(grid.spacing_mm, 1.5))  # edges are this wide: partial volume and the scanner's blur
         self.x, self.y, self.z = axis[None, None, :], axis[None, :, None], axis[:, None, None]
         self.hu = np.full(grid.shape, AIR, np.float32)
@@ -235,7 +238,12 @@ class Canvas:
         return Shape(box, self.soft(radius - radius / k))
 
     def capsule(
-        self, start: Sequence[float], end: Sequence[float], radius: float, end_radius: float | None = None, squeeze: float = 1.0
+        self,
+        start: Sequence[float],
+        end: Sequence[float],
+        radius: float,
+        end_radius: float | None = None,
+        squeeze: float = 1.0,
     ) -> Shape:
         """A rod from start to end, tapering; `squeeze` < 1 makes it taller than thick. Thin rods fade, as in a real CT."""
         r0, r1 = radius, radius if end_radius is None else end_radius
@@ -250,7 +258,9 @@ class Canvas:
         mask = self.soft(across - (np.float32(r0) + t * np.float32(r1 - r0)))
         return Shape(box, mask * np.float32(min(1.0, 2.0 * min(r0, r1) / self.edge)))
 
-    def rods(self, points: Sequence[Sequence[float]], radius: float, end_radius: float | None = None) -> Iterator[Shape]:
+    def rods(
+        self, points: Sequence[Sequence[float]], radius: float, end_radius: float | None = None
+    ) -> Iterator[Shape]:
         """Capsules along a polyline, tapering evenly."""
         radii = np.linspace(radius, radius if end_radius is None else end_radius, len(points))
         for p, q, r, s in zip(points, points[1:], radii, radii[1:], strict=False):
@@ -276,19 +286,21 @@ def turned(about_y: float, about_z: float) -> np.ndarray:
 # --------------------------------------------------------------------------------------------------------- body, lungs
 
 
-def rounded_distance(canvas: Canvas, cx: np.ndarray, cy: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def rounded_distance(
+    canvas: Canvas, cx: np.ndarray, cy: np.ndarray, a: np.ndarray, b: np.ndarray, exponent: float
+) -> np.ndarray:
     """Distance (along rays from the axis) to a tube whose cross-section at each z is a rounded rectangle."""
     cx, cy, a, b = (np.asarray(v, np.float32).reshape(-1, 1, 1) for v in (cx, cy, a, b))
     dx, dy = canvas.x - cx, canvas.y - cy
-    k = (np.abs(dx) / a) ** np.float32(ROUNDNESS) + (np.abs(dy) / b) ** np.float32(ROUNDNESS)
-    k = np.power(k + np.float32(1e-6), np.float32(-1.0 / ROUNDNESS))
+    k = (np.abs(dx) / a) ** np.float32(exponent) + (np.abs(dy) / b) ** np.float32(exponent)
+    k = np.power(k + np.float32(1e-6), np.float32(-1.0 / exponent))
     radius = np.sqrt(dx * dx + dy * dy)
     return radius - radius * k
 
 
 def cage_distance(person: Anatomy, canvas: Canvas) -> np.ndarray:
     """Signed distance to the rib cage's surface, negative inside; it goes on into the abdomen and the neck."""
-    return rounded_distance(canvas, *person.section_at(canvas.axis))
+    return rounded_distance(canvas, *person.section_at(canvas.axis), ROUNDNESS)
 
 
 def paint_body(person: Anatomy, canvas: Canvas) -> None:
@@ -301,35 +313,37 @@ def paint_body(person: Anatomy, canvas: Canvas) -> None:
     a = a + person.muscle + girdle
     b = b + 0.5 * (person.muscle + person.back_muscle)
     belly = np.interp(down, (100, 330), (0.8, 1.25)).astype(np.float32)
-    body = rounded_distance(canvas, cx, cy, a + 1.1 * person.fat * belly, b + person.fat * belly)
+    body = rounded_distance(canvas, cx, cy, a + 1.1 * person.fat * belly, b + person.fat * belly, BODY_ROUNDNESS)
     canvas.paint(Shape(canvas.all, canvas.soft(body)), FAT)
     limbs = [rod for side in SIDES for rod in arm(person, side)]
-    for start, end, radius in limbs:
-        canvas.paint(canvas.capsule(start, end, radius + 0.6 * person.fat), FAT)
-    meat = rounded_distance(canvas, cx, cy, a, b)
+    skin = 0.6 * person.fat
+    for start, end, radius, end_radius in limbs:
+        canvas.paint(canvas.capsule(start, end, radius + skin, end_radius + skin), FAT)
+    meat = rounded_distance(canvas, cx, cy, a, b, BODY_ROUNDNESS)
     canvas.paint(Shape(canvas.all, canvas.soft(meat)), MUSCLE)
-    for start, end, radius in limbs:
-        canvas.paint(canvas.capsule(start, end, radius), MUSCLE)
+    for rod in limbs:
+        canvas.paint(canvas.capsule(*rod), MUSCLE)
 
 
 def shoulder(person: Anatomy, side: int) -> np.ndarray:
     """Centre of the humeral head."""
     x, y = person.spine_at(person.apex)
-    lift, forward = (8.0, 14.0) if person.arms_raised else (-22.0, 30.0)
+    lift, forward = (28.0, 30.0) if person.arms_raised else (-22.0, 30.0)
     return np.array([x + side * (1.12 * person.half_width + 10.0), y - forward, person.apex + lift])
 
 
 def elbow(person: Anatomy, side: int) -> np.ndarray:
-    away = np.array([side * 75.0, -25.0, 190.0]) if person.arms_raised else np.array([side * 60.0, -5.0, -270.0])
+    away = np.array([side * 75.0, -55.0, 180.0]) if person.arms_raised else np.array([side * 60.0, -5.0, -270.0])
     return shoulder(person, side) + away
 
 
-def arm(person: Anatomy, side: int) -> list[tuple[np.ndarray, np.ndarray, float]]:
-    """Muscle rods of shoulder and upper arm: (start, end, radius)."""
+def arm(person: Anatomy, side: int) -> list[tuple[np.ndarray, np.ndarray, float, float]]:
+    """Muscle rods of shoulder and upper arm: (start, end, radius, radius at the end)."""
     joint = shoulder(person, side)
     x, y = person.spine_at(person.apex + 15.0)
-    neck = np.array([x + side * 38.0, y - 12.0, person.apex + 12.0])
-    return [(neck, joint, 32.0 + person.muscle), (joint, elbow(person, side), 26.0 + person.muscle)]
+    neck = np.array([x + side * 38.0, y + 8.0, person.apex + 30.0])
+    thick = 26.0 + person.muscle
+    return [(neck, joint, 14.0, thick), (joint, elbow(person, side), thick, thick)]
 
 
 def paint_breasts(person: Anatomy, canvas: Canvas, rng: np.random.Generator) -> None:
@@ -339,7 +353,7 @@ def paint_breasts(person: Anatomy, canvas: Canvas, rng: np.random.Generator) -> 
     z = person.apex - height
     for side in SIDES:
         centre = (side * 0.52 * person.half_width, person.front(z) - person.muscle + 6.0, z)
-        radii = np.array([1.3, 0.55 + 0.012 * person.fat, 1.15]) * size
+        radii = np.array([1.4, 0.5 + 0.012 * person.fat, 1.2]) * size
         keep = canvas.hu[canvas.box(np.subtract(centre, 90), np.add(centre, 90))]
         inside = keep.copy()
         canvas.paint(canvas.ellipsoid(centre, radii), FAT)
@@ -354,32 +368,41 @@ def dome_height(person: Anatomy, canvas: Canvas) -> np.ndarray:
     back = (canvas.y - cy) / b
     sides = []
     for side, top in ((RIGHT, person.dome), (LEFT, person.dome - person.dome_step)):
-        fall = ((out - 0.42 * side) / 0.58) ** 2 + (np.clip(back + 0.2, -0.8, None) / np.where(back < -0.2, 1.15, 0.95)) ** 2
+        fall = ((out - 0.42 * side) / 0.58) ** 2 + (
+            np.clip(back + 0.2, -0.8, None) / np.where(back < -0.2, 1.15, 0.95)
+        ) ** 2
         sides.append(np.float32(top) - person.sulcus * np.minimum(fall, 2.2) ** 1.3)
-    saddle = person.dome - person.dome_step - 14.0 - 0.5 * person.sulcus * (np.abs(out) * 2.0 + np.clip(back, 0, None) ** 2)
+    saddle = (
+        person.dome - person.dome_step - 14.0 - 0.5 * person.sulcus * (np.abs(out) * 2.0 + np.clip(back, 0, None) ** 2)
+    )
     return np.maximum(np.maximum(*sides), saddle).astype(np.float32)
 
 
 def mediastinum_half_width(person: Anatomy, canvas: Canvas) -> np.ndarray:
     """[z, y, 1]: wide around the great vessels, narrow where the lungs nearly meet behind the sternum."""
     _, cy, _, b = (v[:, None, None] for v in person.section_at(canvas.axis))
-    depth = np.interp((canvas.y - cy) / b, (-1.0, -0.75, -0.45, -0.1, 0.35, 0.6), (0.1, 0.3, 0.85, 1.0, 0.95, 0.75))
-    height = np.interp(canvas.z, (person.dome, person.carina[2] - 40.0, person.apex - 40.0, person.apex), (0.8, 0.9, 1.05, 0.9))
+    depth = np.interp(
+        (canvas.y - cy) / b, (-1.0, -0.75, -0.45, -0.1, 0.1, 0.3, 0.6), (0.1, 0.3, 0.85, 1.0, 0.9, 0.6, 0.5)
+    )
+    height = np.interp(
+        canvas.z, (person.dome, person.carina[2] - 40.0, person.apex - 40.0, person.apex), (0.8, 0.9, 1.05, 0.9)
+    )
     return (person.mediastinum * depth * height).astype(np.float32)
 
 
 def heart_rotation() -> np.ndarray:
     """The heart's long axis points left, down and a little forward."""
-    return turned(0.55, -0.35)
+    return turned(0.45, -0.4)
 
 
 def heart_shapes(person: Anatomy, canvas: Canvas, margin: float = 0.0) -> list[Shape]:
-    """Left and right half of the heart."""
+    """Left and right half of the heart, and the stem of its great vessels."""
     centre, radii = person.heart_centre, np.array(person.heart)
     right = centre + np.array([-0.42 * radii[0], 2.0, 0.12 * radii[2]])
     return [
         canvas.ellipsoid(centre, radii * (1.0, 1.0, 0.85), heart_rotation(), margin),
-        canvas.ellipsoid(right, radii * (0.68, 0.92, 0.95), None, margin),
+        canvas.ellipsoid(right, radii * (0.7, 0.92, 0.95), None, margin),
+        canvas.capsule(centre, person.carina + (6.0, -30.0, -14.0), 0.62 * radii[2] + margin, 20.0 + margin),
     ]
 
 
@@ -434,12 +457,26 @@ def paint_abdomen(person: Anatomy, canvas: Canvas, cage: np.ndarray, rng: np.ran
     radii = np.array([u(34, 48), u(32, 46), u(42, 58)])
     organ(canvas.ellipsoid(stomach, radii), u(15, 45))
     gas = u(0.35, 0.8)
-    organ(canvas.ellipsoid(stomach + (0.0, -(1.0 - gas) * radii[1] * 0.6, 0.25 * radii[2]), gas * radii * (1, 0.8, 0.7)), -930.0)
-    organ(canvas.ellipsoid((cx + 0.72 * w, cy + 0.42 * b, top - u(42, 60)), (30, 44, 52), turned(0.3, 0.3)), 48.0 + 0.25 * person.blood_hu)
+    organ(
+        canvas.ellipsoid(stomach + (0.0, -(1.0 - gas) * radii[1] * 0.6, 0.25 * radii[2]), gas * radii * (1, 0.8, 0.7)),
+        -930.0,
+    )
+    organ(
+        canvas.ellipsoid((cx + 0.72 * w, cy + 0.42 * b, top - u(42, 60)), (30, 44, 52), turned(0.3, 0.3)),
+        48.0 + 0.25 * person.blood_hu,
+    )
     liver_hu = u(40, 62) + 0.2 * person.blood_hu
     length = u(120, 165)
-    organ(canvas.ellipsoid((cx - 0.52 * w, cy - 0.02 * b, person.dome - 0.42 * length), (0.66 * w, 0.98 * b, 0.62 * length)), liver_hu)
-    organ(canvas.ellipsoid((cx - 0.02 * w, cy - 0.5 * b, top - 38.0), (0.6 * w, 0.45 * b, 46.0), turned(0.15, 0.0)), liver_hu)
+    organ(
+        canvas.ellipsoid(
+            (cx - 0.52 * w, cy - 0.02 * b, person.dome - 0.42 * length), (0.66 * w, 0.98 * b, 0.62 * length)
+        ),
+        liver_hu,
+    )
+    organ(
+        canvas.ellipsoid((cx - 0.02 * w, cy - 0.5 * b, top - 38.0), (0.6 * w, 0.45 * b, 46.0), turned(0.15, 0.0)),
+        liver_hu,
+    )
 
 
 def paint_heart(person: Anatomy, canvas: Canvas, rng: np.random.Generator) -> None:
@@ -475,7 +512,10 @@ def paint_great_vessels(person: Anatomy, canvas: Canvas) -> None:
     for shape in canvas.rods([heart + (-0.7 * person.heart[0], 4.0, 10.0), cava, cava + (2.0, -2.0, 45.0)], 9.0):
         canvas.paint(shape, hu)
     x, y = person.spine_at(person.dome - 60.0)
-    canvas.paint(canvas.capsule(heart + (-0.6 * person.heart[0], 10.0, -20.0), (x - 22.0, y - 26.0, -300.0), 11.0), 0.7 * hu + 10.0)
+    canvas.paint(
+        canvas.capsule(heart + (-0.6 * person.heart[0], 10.0, -20.0), (x - 22.0, y - 26.0, -300.0), 11.0),
+        0.7 * hu + 10.0,
+    )
     trunk = carina + np.array([14.0, -34.0, -18.0])
     canvas.paint(canvas.capsule(heart + (-6.0, -12.0, 0.4 * person.heart[2]), trunk, 14.0, 13.0), hu)
     for side in SIDES:
@@ -512,7 +552,7 @@ def tree_radii(parent: np.ndarray, twig: float, exponent: float = 2.6) -> np.nda
 
 def paint_lung_vessels(person: Anatomy, canvas: Canvas, lungs: np.ndarray, rng: np.random.Generator) -> None:
     """An artery's and a vein's tree in each lung."""
-    trees = ((person.hilum, 170), (lambda side: person.hilum(side) + (-10.0 * side, 8.0, -30.0), 110))
+    trees = ((person.hilum, 240), (lambda side: person.hilum(side) + (-10.0 * side, 8.0, -30.0), 150))
     low = np.array([-person.half_width, -person.half_depth - 10.0, person.dome - person.sulcus])
     high = np.array([person.half_width, person.half_depth + 10.0, person.apex])
     for side in SIDES:
@@ -540,7 +580,13 @@ def paint_airways(person: Anatomy, canvas: Canvas, rng: np.random.Generator) -> 
         end = person.hilum(side) + np.array([-8.0 * side, 4.0, -6.0])
         branches.append((carina, end, 0.72 * radius))
         for _ in range(3):
-            branches.append((end, end + np.array([side * rng.uniform(10, 28), rng.uniform(-22, 24), rng.uniform(-38, 28)]), 0.4 * radius))
+            branches.append(
+                (
+                    end,
+                    end + np.array([side * rng.uniform(10, 28), rng.uniform(-22, 24), rng.uniform(-38, 28)]),
+                    0.4 * radius,
+                )
+            )
     for p, q, r in branches:
         canvas.paint(canvas.capsule(p, q, r + 1.5), SOFT)
     for p, q, r in branches:
@@ -556,12 +602,18 @@ def paint_findings(person: Anatomy, canvas: Canvas, lungs: np.ndarray, rng: np.r
 
     def somewhere() -> tuple[float, float, float]:
         side = rng.choice(SIDES)
-        return side * person.half_width * u(0.35, 0.8), person.half_depth * u(-0.4, 0.6), u(person.dome, person.apex - 30.0)
+        return (
+            side * person.half_width * u(0.35, 0.8),
+            person.half_depth * u(-0.4, 0.6),
+            u(person.dome, person.apex - 30.0),
+        )
 
     for _ in range(rng.integers(1, 4) if u() < 0.35 else 0):
         in_lung(canvas.ellipsoid(somewhere(), u(3, 15) * u(0.8, 1.2, 3)), u(10, 60))
     if u() < 0.12:
-        in_lung(canvas.ellipsoid(somewhere(), u(20, 45, 3)), u(-100, 30), u(0.4, 0.9))
+        cloud = canvas.ellipsoid(somewhere(), u(20, 50, 3))
+        patchy = np.clip(0.6 + 0.5 * texture(canvas, rng, knots=32)[cloud.box], 0.0, 1.0)
+        in_lung(Shape(cloud.box, cloud.mask * patchy), u(-100, 30), u(0.4, 0.9))
     if u() < 0.12:
         side, level = rng.choice(SIDES), person.dome - person.sulcus + u(15, 70)
         half = canvas.x * side > 0
@@ -571,7 +623,9 @@ def paint_findings(person: Anatomy, canvas: Canvas, lungs: np.ndarray, rng: np.r
 # ---------------------------------------------------------------------------------------------------------------- bones
 
 
-def paint_bone(canvas: Canvas, rods: Sequence[tuple], hard: float, marrow: float, squeeze: float = 1.0, shell: float = 2.0) -> None:
+def paint_bone(
+    canvas: Canvas, rods: Sequence[tuple], hard: float, marrow: float, squeeze: float = 1.0, shell: float = 2.0
+) -> None:
     """Rods (start, end, radius) of compact bone, then their marrow."""
     for start, end, radius in rods:
         canvas.paint(canvas.capsule(start, end, radius, squeeze=squeeze), hard)
@@ -599,7 +653,7 @@ def paint_spine(person: Anatomy, canvas: Canvas, rng: np.random.Generator) -> No
         waist = r + 1.5 * (np.abs(dz - z) / tall) ** 2 - 1.0
         canvas.paint(Shape(box, canvas.soft(across - waist)), 85.0)  # disc
         end = np.abs(dz - z) - 0.8 * tall
-        canvas.paint(Shape(box, canvas.soft(np.maximum(across - waist, end))), 0.85 * hard)
+        canvas.paint(Shape(box, canvas.soft(np.maximum(across - waist, end))), 0.7 * hard)
         canvas.paint(Shape(box, canvas.soft(np.maximum(across - waist, end) + 2.2)), marrow)
         canal = y + r + 8.0
         arch = []
@@ -674,10 +728,17 @@ def paint_shoulders(person: Anatomy, canvas: Canvas, cage: np.ndarray, rng: np.r
         paint_blade(person, canvas, cage, side, gap, tilt, 0.75 * hard)
         x, y = person.spine_at(person.apex - 25.0)
         root = np.array([x + side * (62.0 + 30.0 * tilt), y + 34.0, person.apex - 30.0])
-        paint_bone(canvas, [(root, roof, 4.5), (joint + (-22.0 * side, 4.0, -4.0), joint + (-34.0 * side, 16.0, -18.0), 7.0)], hard, marrow)
+        paint_bone(
+            canvas,
+            [(root, roof, 4.5), (joint + (-22.0 * side, 4.0, -4.0), joint + (-34.0 * side, 16.0, -18.0), 7.0)],
+            hard,
+            marrow,
+        )
 
 
-def paint_blade(person: Anatomy, canvas: Canvas, cage: np.ndarray, side: int, gap: float, tilt: float, hu: float) -> None:
+def paint_blade(
+    person: Anatomy, canvas: Canvas, cage: np.ndarray, side: int, gap: float, tilt: float, hu: float
+) -> None:
     """A thin triangle at a fixed distance outside the ribs, behind."""
     x, y = (float(v) for v in person.spine_at(person.apex - 60.0))
     ends = np.sort([x + side * 45.0, x + side * 175.0])
@@ -691,8 +752,9 @@ def paint_blade(person: Anatomy, canvas: Canvas, cage: np.ndarray, side: int, ga
     canvas.paint(Shape(box, canvas.soft(np.maximum(plate, y - 12.0 - dy))), hu)
 
 
-def add_noise(person: Anatomy, canvas: Canvas, rng: np.random.Generator) -> None:
-    """Uneven tissue inside the body, and the scanner's noise everywhere, of about the same grain on every grid."""
+def scan(person: Anatomy, canvas: Canvas, rng: np.random.Generator) -> None:
+    """The scanner's blur and noise; soft tissue is a little uneven."""
+    gaussian_filter(canvas.hu, BLUR_MM / canvas.spacing, output=canvas.hu, truncate=2.5)
     uneven = texture(canvas, rng, knots=28) * np.float32(7.0)
     uneven *= canvas.hu > -300.0
     canvas.hu += uneven
