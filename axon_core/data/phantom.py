@@ -1,16 +1,17 @@
 """Procedural chests: unlimited CT-like volumes for training and for tests, no patient involved.
 
-A chest is drawn in two steps. `Anatomy.sample` draws one person (sizes, positions, HU). Then every organ is painted onto a
-`Canvas` by a small function, back to front: fat, muscle, abdomen, lungs, heart, vessels, airways, bones, findings, noise.
+A chest is drawn in two steps. `Anatomy.sample` draws one person (sizes, positions, HU). Then every organ is painted
+onto a `Canvas` by a small function, later over earlier: fat, muscle, abdomen, heart, lungs, vessels, airways, bones.
 All lengths are millimetres from the cube's centre, in LPS: x to the patient's Left, y Posterior, z Superior. Only the
-broad layout is anatomical: sizes, HU and orientation are those of real chest CTs, the rest is good enough to learn from.
+broad layout is anatomical: sizes, HU and orientation resemble real chest CTs; the rest is good enough to learn from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -20,6 +21,8 @@ from axon_core.geometry import CanonicalGrid
 AIR, FAT, MUSCLE, SOFT = -1000.0, -100.0, 52.0, 40.0  # HU
 RIGHT, LEFT = -1, 1  # sign of x
 SIDES = (RIGHT, LEFT)
+Vector = Sequence[float] | np.ndarray  # x, y, z
+Box = tuple[slice, slice, slice]  # [z, y, x]
 ROUNDNESS = 2.35  # exponent of the rib cage's cross-section: 2 an ellipse, more is squarer
 BODY_ROUNDNESS = 2.2
 BLUR_MM = 1.4  # sd of the scanner's blur
@@ -31,11 +34,12 @@ def thorax(seed: int, grid: CanonicalGrid) -> np.ndarray:
     """One random chest.
 
     Args:
-        seed: a whole number >= 0; the same seed gives the same person on every grid (vessel twigs and noise may differ).
+        seed: a whole number >= 0; the same seed gives the same person on every grid (twigs and noise differ).
         grid: the cube to fill, 360 mm or so; its centre is the chest's centre.
 
     Returns:
-        HU in [-1024, 1500], float32 ``[z, y, x]``, LPS axes. The trunk leaves the cube below (abdomen) and above (neck).
+        HU in [-1024, 1500], float32 ``[z, y, x]``, LPS axes. The body goes on to the cube's bottom (abdomen) and
+        top (neck, and arms if raised).
     """
     rng = np.random.default_rng(seed)
     person = Anatomy.sample(rng)
@@ -60,12 +64,17 @@ def thorax(seed: int, grid: CanonicalGrid) -> np.ndarray:
     return np.clip(canvas.hu, -1024.0, 1500.0)
 
 
+def vec(x: float, y: float, z: float) -> np.ndarray:
+    """A point or a step in LPS millimetres."""
+    return np.array([x, y, z], dtype=float)
+
+
 # ------------------------------------------------------------------------------------------------------------- person
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One person. Millimetres, HU and signs as in the module; `z` of the landmarks is measured from the cube's centre."""
+    """One person. Lengths in millimetres; heights are z, from the cube's centre."""
 
     half_width: float  # of the rib cage at its widest
     half_depth: float
@@ -131,13 +140,13 @@ class Anatomy:
             noise_hu=u(4, 18),
         )
 
-    def spine_at(self, z: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-        """(x, y) of the vertebral bodies' centres at height z."""
+    def spine_at(self, z: np.ndarray | float) -> tuple[Any, Any]:
+        """(x, y) of the vertebral bodies' centres at height z; numbers or arrays, as z is."""
         t = (np.asarray(z, np.float32) - 20.0) / 150.0
         x = self.scoliosis * np.sin(2.0 * t + self.scoliosis_phase)
         return x, self.half_depth - GUTTER - self.kyphosis * np.minimum(t * t, 1.6)
 
-    def section_at(self, z: np.ndarray | float) -> tuple[np.ndarray, ...]:
+    def section_at(self, z: np.ndarray | float) -> tuple[Any, Any, Any, Any]:
         """The rib cage's cross-section at height z: (centre x, centre y, half width, half depth)."""
         down = (self.apex + 12.0 - np.asarray(z, np.float32)) / 260.0  # 0 at the top, 1 near the lowest ribs
         width = self.half_width * np.interp(down, _DOWN, _WIDTH).astype(np.float32)
@@ -151,7 +160,7 @@ class Anatomy:
         cx, cy, a, b = self.section_at(z)
         s, c = np.sin(angle), np.cos(angle)
         k = (abs(s) ** ROUNDNESS + abs(c) ** ROUNDNESS) ** (1.0 / ROUNDNESS)
-        return np.array([cx + a * s / k, cy + b * c / k, z])
+        return vec(cx + a * s / k, cy + b * c / k, z)
 
     def front(self, z: float) -> float:
         """y of the rib cage's foremost point at height z."""
@@ -162,7 +171,7 @@ class Anatomy:
         """Where the windpipe divides."""
         z = self.apex - 88.0
         x, y = self.spine_at(z)
-        return np.array([x - 2.0, y - 42.0, z])
+        return vec(x - 2.0, y - 42.0, z)
 
     @property
     def heart_centre(self) -> np.ndarray:
@@ -172,11 +181,11 @@ class Anatomy:
 
     def hilum(self, side: int) -> np.ndarray:
         """Where vessels and bronchi enter the lung."""
-        return self.carina + np.array([side * 40.0, 3.0, -24.0 if side == RIGHT else -14.0])
+        return self.carina + vec(side * 40.0, 3.0, -24.0 if side == RIGHT else -14.0)
 
 
 _DOWN = (-0.25, 0.0, 0.1, 0.2, 0.35, 0.55, 0.8, 1.1, 1.5)
-_WIDTH = (0.36, 0.45, 0.60, 0.73, 0.86, 0.95, 1.0, 0.97, 0.93)
+_WIDTH = (0.36, 0.48, 0.66, 0.79, 0.90, 0.97, 1.0, 0.97, 0.93)
 
 
 # ------------------------------------------------------------------------------------------------------------- canvas
@@ -185,7 +194,7 @@ _WIDTH = (0.36, 0.45, 0.60, 0.73, 0.86, 0.95, 1.0, 0.97, 0.93)
 class Shape(NamedTuple):
     """A soft-edged body: its bounding box in the volume and, inside, how much of each voxel it fills (0 to 1)."""
 
-    box: tuple[slice, slice, slice]
+    box: Box
     mask: np.ndarray
 
 
@@ -212,17 +221,17 @@ class Canvas:
         view = self.hu[shape.box]
         view += shape.mask * (hu - view)
 
-    def box(self, low: Sequence[float], high: Sequence[float]) -> tuple[slice, slice, slice]:
+    def box(self, low: Vector, high: Vector) -> Box:
         """The voxels between two corners (x, y, z); empty where that lies outside the cube."""
         x, y, z = (slice(*np.searchsorted(self.axis, (a, b))) for a, b in zip(low, high, strict=True))
         return z, y, x
 
-    def within(self, box: tuple[slice, slice, slice]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def within(self, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """x, y, z of the box's voxels, to be broadcast together."""
         return self.x[:, :, box[2]], self.y[:, box[1], :], self.z[box[0]]
 
     def ellipsoid(
-        self, centre: Sequence[float], radii: Sequence[float], rotation: np.ndarray | None = None, margin: float = 0.0
+        self, centre: Vector, radii: Vector, rotation: np.ndarray | None = None, margin: float = 0.0
     ) -> Shape:
         """An ellipsoid grown by `margin`; `rotation` (3, 3) turns its axes into x, y, z."""
         half = np.asarray(radii, float) + margin
@@ -239,32 +248,33 @@ class Canvas:
 
     def capsule(
         self,
-        start: Sequence[float],
-        end: Sequence[float],
+        start: Vector,
+        end: Vector,
         radius: float,
         end_radius: float | None = None,
         squeeze: float = 1.0,
     ) -> Shape:
-        """A rod from start to end, tapering; `squeeze` < 1 makes it taller than thick. Thin rods fade, as in a real CT."""
-        r0, r1 = radius, radius if end_radius is None else end_radius
+        """A rod from start to end, tapering; `squeeze` < 1 makes it taller than thick. Thin rods fade, as in CT."""
+        r0 = float(radius)
+        r1 = r0 if end_radius is None else float(end_radius)
         p, v = np.asarray(start, np.float32), np.subtract(end, start).astype(np.float32)
         reach = max(r0, r1) + float(self.edge)
-        corner = np.array([reach, reach, reach / squeeze])
+        corner = vec(reach, reach, reach / squeeze)
         box = self.box(np.minimum(start, end) - corner, np.maximum(start, end) + corner)
         dx, dy, dz = (axis - c for axis, c in zip(self.within(box), p, strict=True))
         t = (dx * v[0] + dy * v[1] + dz * v[2]) / (v @ v + np.float32(1e-6))
         np.clip(t, 0.0, 1.0, out=t)
         across = np.sqrt((dx - t * v[0]) ** 2 + (dy - t * v[1]) ** 2 + ((dz - t * v[2]) * np.float32(squeeze)) ** 2)
         mask = self.soft(across - (np.float32(r0) + t * np.float32(r1 - r0)))
-        return Shape(box, mask * np.float32(min(1.0, 2.0 * min(r0, r1) / self.edge)))
+        return Shape(box, mask * np.float32(min(1.0, 2.0 * min(r0, r1) / float(self.edge))))
 
     def rods(
-        self, points: Sequence[Sequence[float]], radius: float, end_radius: float | None = None
+        self, points: Sequence[Vector] | np.ndarray, radius: float, end_radius: float | None = None
     ) -> Iterator[Shape]:
         """Capsules along a polyline, tapering evenly."""
         radii = np.linspace(radius, radius if end_radius is None else end_radius, len(points))
         for p, q, r, s in zip(points, points[1:], radii, radii[1:], strict=False):
-            yield self.capsule(p, q, float(r), float(s))
+            yield self.capsule(p, q, r, s)
 
 
 def texture(canvas: Canvas, rng: np.random.Generator, knots: int = 20) -> np.ndarray:
@@ -329,11 +339,11 @@ def shoulder(person: Anatomy, side: int) -> np.ndarray:
     """Centre of the humeral head."""
     x, y = person.spine_at(person.apex)
     lift, forward = (28.0, 30.0) if person.arms_raised else (-22.0, 30.0)
-    return np.array([x + side * (1.12 * person.half_width + 10.0), y - forward, person.apex + lift])
+    return vec(x + side * (1.12 * person.half_width + 10.0), y - forward, person.apex + lift)
 
 
 def elbow(person: Anatomy, side: int) -> np.ndarray:
-    away = np.array([side * 75.0, -55.0, 180.0]) if person.arms_raised else np.array([side * 60.0, -5.0, -270.0])
+    away = vec(side * 75.0, -55.0, 180.0) if person.arms_raised else vec(side * 60.0, -5.0, -270.0)
     return shoulder(person, side) + away
 
 
@@ -341,8 +351,8 @@ def arm(person: Anatomy, side: int) -> list[tuple[np.ndarray, np.ndarray, float,
     """Muscle rods of shoulder and upper arm: (start, end, radius, radius at the end)."""
     joint = shoulder(person, side)
     x, y = person.spine_at(person.apex + 15.0)
-    neck = np.array([x + side * 38.0, y + 8.0, person.apex + 30.0])
-    thick = 26.0 + person.muscle
+    neck = vec(x + side * 38.0, y + 8.0, person.apex + 30.0)
+    thick = 22.0 + person.muscle
     return [(neck, joint, 14.0, thick), (joint, elbow(person, side), thick, thick)]
 
 
@@ -353,7 +363,7 @@ def paint_breasts(person: Anatomy, canvas: Canvas, rng: np.random.Generator) -> 
     z = person.apex - height
     for side in SIDES:
         centre = (side * 0.52 * person.half_width, person.front(z) - person.muscle + 6.0, z)
-        radii = np.array([1.4, 0.5 + 0.012 * person.fat, 1.2]) * size
+        radii = vec(1.4, 0.5 + 0.012 * person.fat, 1.2) * size
         keep = canvas.hu[canvas.box(np.subtract(centre, 90), np.add(centre, 90))]
         inside = keep.copy()
         canvas.paint(canvas.ellipsoid(centre, radii), FAT)
@@ -402,12 +412,12 @@ def heart_shapes(person: Anatomy, canvas: Canvas, margin: float = 0.0) -> list[S
     return [
         canvas.ellipsoid(centre, radii * (1.0, 1.0, 0.85), heart_rotation(), margin),
         canvas.ellipsoid(right, radii * (0.7, 0.92, 0.95), None, margin),
-        canvas.capsule(centre, person.carina + (6.0, -30.0, -14.0), 0.62 * radii[2] + margin, 20.0 + margin),
+        canvas.capsule(centre, person.carina + vec(6.0, -30.0, -14.0), 0.62 * radii[2] + margin, 20.0 + margin),
     ]
 
 
 def lung_mask(person: Anatomy, canvas: Canvas, cage: np.ndarray) -> np.ndarray:
-    """How much of each voxel is lung, [z, y, x]: inside the ribs, above the diaphragm, beside everything in the middle."""
+    """How much of each voxel is lung, [z, y, x]: inside the ribs, above the diaphragm, beside the mediastinum."""
     lungs = canvas.soft(cage + 7.0)
     lungs *= canvas.soft(0.7 * (dome_height(person, canvas) - canvas.z))
     spine_x, spine_y = (v[:, None, None] for v in person.spine_at(canvas.axis))
@@ -440,43 +450,33 @@ def paint_abdomen(person: Anatomy, canvas: Canvas, cage: np.ndarray, rng: np.ran
     inside = below * canvas.soft(cage + 6.0)
     canvas.paint(Shape(canvas.all, inside), FAT + 8.0)
 
-    def organ(shape: Shape, hu: float) -> None:
+    def organ(hu: float, centre: Vector, radii: Vector, rotation: np.ndarray | None = None) -> None:
+        shape = canvas.ellipsoid(centre, radii, rotation)
         canvas.paint(Shape(shape.box, shape.mask * inside[shape.box]), hu)
 
     w, top = person.half_width, person.dome - person.dome_step
     cx, cy, _, b = (float(v) for v in person.section_at(person.dome - 40.0))
     for _ in range(22):  # bowel, some of it with gas
-        centre = (cx + w * u(-0.75, 0.75), cy + b * u(-0.75, 0.35), person.dome - u(95, 260))
-        radius, gas, hu = u(11, 20), u() < 0.3, u(15, 45)
-        organ(canvas.ellipsoid(centre, (1.5 * radius, radius, radius)), hu)
-        organ(canvas.ellipsoid(centre, np.array([0.9, 0.55, 0.6]) * radius * gas, margin=0.1), -900.0)
+        centre = vec(cx + w * u(-0.75, 0.75), cy + b * u(-0.75, 0.35), person.dome - u(95, 260))
+        radius, gassy, hu = u(11, 20), u() < 0.3, u(15, 45)
+        organ(hu, centre, vec(1.5, 1.0, 1.0) * radius)
+        if gassy:
+            organ(-900.0, centre, vec(0.9, 0.55, 0.6) * radius)
     for side in SIDES:
-        kidney = (cx + side * 58.0, cy + 0.58 * b, top - u(95, 125))
-        organ(canvas.ellipsoid(kidney, (26, 25, 54), turned(side * 0.25, 0.0)), 0.5 * person.blood_hu + 15.0)
-    stomach = np.array([cx + w * u(0.38, 0.5), cy - b * u(0.05, 0.3), top - u(48, 62)])
-    radii = np.array([u(34, 48), u(32, 46), u(42, 58)])
-    organ(canvas.ellipsoid(stomach, radii), u(15, 45))
+        kidney = vec(cx + side * 58.0, cy + 0.58 * b, top - u(95, 125))
+        organ(0.5 * person.blood_hu + 15.0, kidney, vec(26, 25, 54), turned(side * 0.25, 0.0))
+    stomach = vec(cx + w * u(0.38, 0.5), cy - b * u(0.05, 0.3), top - u(48, 62))
+    radii = vec(u(34, 48), u(32, 46), u(42, 58))
+    organ(u(15, 45), stomach, radii)
     gas = u(0.35, 0.8)
-    organ(
-        canvas.ellipsoid(stomach + (0.0, -(1.0 - gas) * radii[1] * 0.6, 0.25 * radii[2]), gas * radii * (1, 0.8, 0.7)),
-        -930.0,
-    )
-    organ(
-        canvas.ellipsoid((cx + 0.72 * w, cy + 0.42 * b, top - u(42, 60)), (30, 44, 52), turned(0.3, 0.3)),
-        48.0 + 0.25 * person.blood_hu,
-    )
-    liver_hu = u(40, 62) + 0.2 * person.blood_hu
-    length = u(120, 165)
-    organ(
-        canvas.ellipsoid(
-            (cx - 0.52 * w, cy - 0.02 * b, person.dome - 0.42 * length), (0.66 * w, 0.98 * b, 0.62 * length)
-        ),
-        liver_hu,
-    )
-    organ(
-        canvas.ellipsoid((cx - 0.02 * w, cy - 0.5 * b, top - 38.0), (0.6 * w, 0.45 * b, 46.0), turned(0.15, 0.0)),
-        liver_hu,
-    )
+    organ(-930.0, stomach + radii * vec(0.0, 0.6 * gas - 0.6, 0.25), radii * gas * vec(1.0, 0.8, 0.7))
+    spleen = vec(cx + 0.72 * w, cy + 0.42 * b, top - u(42, 60))
+    organ(48.0 + 0.25 * person.blood_hu, spleen, vec(30, 44, 52), turned(0.3, 0.3))
+    liver_hu, length = u(40, 62) + 0.2 * person.blood_hu, u(120, 165)
+    liver = vec(cx - 0.52 * w, cy - 0.02 * b, person.dome - 0.42 * length)
+    organ(liver_hu, liver, vec(0.66 * w, 0.98 * b, 0.62 * length))
+    left_lobe = vec(cx - 0.02 * w, cy - 0.5 * b, top - 38.0)
+    organ(liver_hu, left_lobe, vec(0.6 * w, 0.45 * b, 46.0), turned(0.15, 0.0))
 
 
 def paint_heart(person: Anatomy, canvas: Canvas, rng: np.random.Generator) -> None:
@@ -495,11 +495,17 @@ def paint_heart(person: Anatomy, canvas: Canvas, rng: np.random.Generator) -> No
 
 
 def paint_great_vessels(person: Anatomy, canvas: Canvas) -> None:
-    """Aorta (up on the right, over to the left, down beside the spine), neck vessels, caval veins, pulmonary arteries."""
+    """Aorta (up on the right, over to the left, down beside the spine), neck arteries, caval veins, lung arteries."""
     hu, r, carina, heart = person.blood_hu, person.aorta, person.carina, person.heart_centre
-    arch = carina + np.array([6.0, -14.0, 34.0])
+    arch = carina + vec(6.0, -14.0, 34.0)
     root = heart + np.array([-0.35 * person.heart[0], -2.0, 0.55 * person.heart[2]])
-    course = [root, carina + (-16.0, -34.0, -6.0), carina + (-12.0, -28.0, 16.0), arch, carina + (24.0, 14.0, 20.0)]
+    course = [
+        root,
+        carina + vec(-16.0, -34.0, -6.0),
+        carina + vec(-12.0, -28.0, 16.0),
+        arch,
+        carina + vec(24.0, 14.0, 20.0),
+    ]
     for z in (carina[2] - 8.0, carina[2] - 60.0, person.dome, person.dome - 90.0, -300.0):
         x, y = person.spine_at(z)
         course.append(np.array([x + np.interp(z, (person.dome - 40.0, carina[2]), (4.0, 24.0)), y - 18.0 - r * 0.6, z]))
@@ -507,19 +513,19 @@ def paint_great_vessels(person: Anatomy, canvas: Canvas) -> None:
         canvas.paint(shape, hu)
     for begin, end in (((-10, -2, 0), (-26, 0, 60)), ((0, 4, 0), (16, 6, 60)), ((10, 10, 0), (34, 14, 55))):
         canvas.paint(canvas.capsule(arch + begin, arch + end, 5.0, 4.0), hu)
-        canvas.paint(canvas.capsule(arch + end, arch + end + (0, 0, 90), 4.5), hu)
-    cava = carina + np.array([-26.0, -18.0, 0.0])
-    for shape in canvas.rods([heart + (-0.7 * person.heart[0], 4.0, 10.0), cava, cava + (2.0, -2.0, 45.0)], 9.0):
+        canvas.paint(canvas.capsule(arch + end, arch + end + vec(0, 0, 90), 4.5), hu)
+    cava = carina + vec(-26.0, -18.0, 0.0)
+    for shape in canvas.rods([heart + vec(-0.7 * person.heart[0], 4.0, 10.0), cava, cava + vec(2.0, -2.0, 45.0)], 9.0):
         canvas.paint(shape, hu)
     x, y = person.spine_at(person.dome - 60.0)
     canvas.paint(
-        canvas.capsule(heart + (-0.6 * person.heart[0], 10.0, -20.0), (x - 22.0, y - 26.0, -300.0), 11.0),
+        canvas.capsule(heart + vec(-0.6 * person.heart[0], 10.0, -20.0), (x - 22.0, y - 26.0, -300.0), 11.0),
         0.7 * hu + 10.0,
     )
-    trunk = carina + np.array([14.0, -34.0, -18.0])
-    canvas.paint(canvas.capsule(heart + (-6.0, -12.0, 0.4 * person.heart[2]), trunk, 14.0, 13.0), hu)
+    trunk = carina + vec(14.0, -34.0, -18.0)
+    canvas.paint(canvas.capsule(heart + vec(-6.0, -12.0, 0.4 * person.heart[2]), trunk, 14.0, 13.0), hu)
     for side in SIDES:
-        canvas.paint(canvas.capsule(trunk, person.hilum(side) + (-6.0 * side, -10.0, 0.0), 11.0, 8.5), hu)
+        canvas.paint(canvas.capsule(trunk, person.hilum(side) + vec(-6.0 * side, -10.0, 0.0), 11.0, 8.5), hu)
 
 
 # ------------------------------------------------------------------------------------------------- vessels and airways
@@ -552,9 +558,9 @@ def tree_radii(parent: np.ndarray, twig: float, exponent: float = 2.6) -> np.nda
 
 def paint_lung_vessels(person: Anatomy, canvas: Canvas, lungs: np.ndarray, rng: np.random.Generator) -> None:
     """An artery's and a vein's tree in each lung."""
-    trees = ((person.hilum, 240), (lambda side: person.hilum(side) + (-10.0 * side, 8.0, -30.0), 150))
-    low = np.array([-person.half_width, -person.half_depth - 10.0, person.dome - person.sulcus])
-    high = np.array([person.half_width, person.half_depth + 10.0, person.apex])
+    trees = ((person.hilum, 240), (lambda side: person.hilum(side) + vec(-10.0 * side, 8.0, -30.0), 150))
+    low = vec(-person.half_width, -person.half_depth - 10.0, person.dome - person.sulcus)
+    high = vec(person.half_width, person.half_depth + 10.0, person.apex)
     for side in SIDES:
         for root, count in trees:
             points = rng.uniform(low, high, (3000, 3))
@@ -574,10 +580,10 @@ def paint_airways(person: Anatomy, canvas: Canvas, rng: np.random.Generator) -> 
     """Windpipe, main bronchi and their first branches."""
     carina, radius = person.carina, rng.uniform(7.5, 10.0)
     x, y = person.spine_at(person.apex + 30.0)
-    tube = [carina + (0, 0, 220.0), np.array([x, y - 34.0, person.apex + 30.0]), carina]
-    branches = [(p, q, radius) for p, q in zip(tube, tube[1:], strict=False)]
+    tube = [carina + vec(0, 0, 220.0), vec(x, y - 34.0, person.apex + 30.0), carina]
+    branches = [(p, q, radius) for p, q in pairwise(tube)]
     for side in SIDES:
-        end = person.hilum(side) + np.array([-8.0 * side, 4.0, -6.0])
+        end = person.hilum(side) + vec(-8.0 * side, 4.0, -6.0)
         branches.append((carina, end, 0.72 * radius))
         for _ in range(3):
             branches.append(
@@ -669,7 +675,7 @@ def paint_spine(person: Anatomy, canvas: Canvas, rng: np.random.Generator) -> No
 
 
 def rib_course(person: Anatomy, number: int, side: int, points: int = 15) -> np.ndarray:
-    """(points, 3): rib `number` (0 is the first) from its head at the spine to its bony front end, on the cage's surface."""
+    """(points, 3) on the cage: rib `number` (0 is the first) from the spine to the front end of its bone."""
     head = vertebra_z(person, number)
     reach = np.interp(number, (0, 2, 6, 9, 10, 11), (0.80, 0.80, 0.78, 0.68, 0.5, 0.36)) * np.pi
     drop = person.rib_drop * np.interp(number, (0, 2, 5, 9, 11), (0.42, 0.75, 1.0, 1.05, 0.7))
@@ -685,13 +691,13 @@ def paint_ribs(person: Anatomy, canvas: Canvas, rng: np.random.Generator) -> Non
         thick = float(np.interp(number, (0, 4, 11), (3.8, 4.3, 3.6)))
         for side in SIDES:
             course = rib_course(person, number, side)
-            rods = [(p, q, thick) for p, q in zip(course, course[1:], strict=False)]
+            rods = [(p, q, thick) for p, q in pairwise(course)]
             paint_bone(canvas, rods, hard, marrow, squeeze=0.68, shell=1.8)
             if number < 10:
                 top, bottom = sternum_ends(person)
                 meet = np.clip(course[-1][2] + 12.0 * number, bottom[2], top[2] - 6.0)
-                goal = top + (bottom - top) * (top[2] - meet) / (top[2] - bottom[2]) + (side * 16.0, 0.0, 0.0)
-                middle = 0.5 * (course[-1] + goal) + (0.0, -3.0, -5.0)
+                goal = top + (bottom - top) * (top[2] - meet) / (top[2] - bottom[2]) + vec(side * 16.0, 0.0, 0.0)
+                middle = 0.5 * (course[-1] + goal) + vec(0.0, -3.0, -5.0)
                 for shape in canvas.rods([course[-1], middle, goal], 4.5):
                     canvas.paint(shape, cartilage)
 
@@ -700,15 +706,15 @@ def sternum_ends(person: Anatomy) -> tuple[np.ndarray, np.ndarray]:
     """Centre of the notch and of the lower end."""
     x, _ = person.spine_at(0.0)
     top, bottom = person.apex - 42.0, person.apex - 190.0
-    return np.array([x, person.front(top) + 1.0, top]), np.array([x, person.front(bottom) + 1.0, bottom])
+    return vec(x, person.front(top) + 1.0, top), vec(x, person.front(bottom) + 1.0, bottom)
 
 
 def paint_sternum(person: Anatomy, canvas: Canvas) -> None:
     """A flat bone in front, made of parallel rods; its upper part is wider."""
     top, bottom = sternum_ends(person)
     handle = top + 0.3 * (bottom - top)
-    rods = [(top + (x, 0.0, 0.0), handle + (0.6 * x, 0.0, 0.0), 5.5) for x in (-18.0, -9.0, 0.0, 9.0, 18.0)]
-    rods += [(handle + (x, 0.0, 0.0), bottom + (0.8 * x, 0.0, 0.0), 5.0) for x in (-11.0, -4.0, 4.0, 11.0)]
+    rods = [(top + vec(x, 0.0, 0.0), handle + vec(0.6 * x, 0.0, 0.0), 5.5) for x in (-18.0, -9.0, 0.0, 9.0, 18.0)]
+    rods += [(handle + vec(x, 0.0, 0.0), bottom + vec(0.8 * x, 0.0, 0.0), 5.0) for x in (-11.0, -4.0, 4.0, 11.0)]
     paint_bone(canvas, rods, 380.0 * person.bone, 130.0 * person.bone, shell=1.6)
 
 
@@ -720,17 +726,17 @@ def paint_shoulders(person: Anatomy, canvas: Canvas, cage: np.ndarray, rng: np.r
     notch = sternum_ends(person)[0]
     for side in SIDES:
         joint = shoulder(person, side)
-        roof = joint + (-6.0 * side, 2.0, 20.0)
-        bend = 0.45 * notch + 0.55 * roof + (0.0, -16.0, 2.0)
-        paint_bone(canvas, [(notch + (side * 18.0, 0.0, 4.0), bend, 6.0), (bend, roof, 5.5)], hard, marrow)
+        roof = joint + vec(-6.0 * side, 2.0, 20.0)
+        bend = 0.45 * notch + 0.55 * roof + vec(0.0, -16.0, 2.0)
+        paint_bone(canvas, [(notch + vec(side * 18.0, 0.0, 4.0), bend, 6.0), (bend, roof, 5.5)], hard, marrow)
         paint_bone(canvas, [(joint, joint, 23.0)], 0.6 * hard, marrow, shell=2.5)
         paint_bone(canvas, [(joint, elbow(person, side), 11.5)], 1.5 * hard, 60.0, shell=4.0)
         paint_blade(person, canvas, cage, side, gap, tilt, 0.75 * hard)
         x, y = person.spine_at(person.apex - 25.0)
-        root = np.array([x + side * (62.0 + 30.0 * tilt), y + 34.0, person.apex - 30.0])
+        root = vec(x + side * (62.0 + 30.0 * tilt), y + 34.0, person.apex - 30.0)
         paint_bone(
             canvas,
-            [(root, roof, 4.5), (joint + (-22.0 * side, 4.0, -4.0), joint + (-34.0 * side, 16.0, -18.0), 7.0)],
+            [(root, roof, 4.5), (joint + vec(-22.0 * side, 4.0, -4.0), joint + vec(-34.0 * side, 16.0, -18.0), 7.0)],
             hard,
             marrow,
         )
