@@ -1,0 +1,129 @@
+"""Endless pairs of films and volumes: deformed CTs and phantoms, with the films that they would cast.
+
+Making a pair costs more than a training step on it, so pairs are made ahead, by any number of processes, one file each; the
+look of the films is drawn anew each time a pair is used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from axon_core.data.augment import density_jitter, random_deformation, warp
+from axon_core.data.cases import AIR_HU, Case
+from axon_core.data.phantom import thorax
+from axon_core.drr.appearance import random_look
+from axon_core.drr.projector import Projector
+from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView
+from axon_core.intensity import HuWindow, hu_to_mu
+
+RENDER_SIZE = 128  # voxels along the cube from which films are rendered (2.8 mm)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One chest and the line integrals of its frontal and lateral film.
+
+    Attributes:
+        hu: (n, n, n) float32 HU on the canonical grid.
+        known: (n, n, n) bool, where the volume is truth rather than continuation.
+        integrals: (2, h, w) float32 dimensionless line integrals: frontal, lateral.
+    """
+
+    hu: torch.Tensor
+    known: torch.Tensor
+    integrals: torch.Tensor
+
+
+def project_pair(hu: torch.Tensor, grid: CanonicalGrid, pixels: int, frontal: XrayView = XrayView.PA) -> torch.Tensor:
+    """(z, y, x) HU on a grid centred on the isocentre -> (2, pixels, pixels) frontal and lateral line integrals."""
+    mu = hu_to_mu(hu)
+    centred = CanonicalGrid(grid.size, grid.extent_mm)
+    slab = max(1, grid.size // 64)
+    films = [Projector(mu, centred.affine, view.beam, slab)(XrayGeometry(view, pixels))[0] for view in (frontal, XrayView.LAT)]
+    return torch.stack(films)
+
+
+def make_pair(cases: Sequence[Case], seed: int, size: int, pixels: int, phantom_share: float = 0.35) -> Pair:
+    """Draw a chest (a deformed CT, or a deformed phantom with probability `phantom_share`) and project it.
+
+    Args:
+        cases: CTs on a RENDER_SIZE grid; may be empty when phantom_share is 1.
+        seed: everything random follows from it.
+        size: edge of the returned volume.
+        pixels: edge of the returned films.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    grid = CanonicalGrid(RENDER_SIZE)
+    if float(torch.rand((), generator=generator)) < phantom_share:
+        source = torch.from_numpy(thorax(seed, grid))
+        known = torch.ones(RENDER_SIZE)
+    else:
+        case = cases[int(torch.randint(len(cases), (), generator=generator))]
+        source = torch.from_numpy(case.hu)
+        known = torch.from_numpy(case.known).float()
+    deformation = random_deformation(RENDER_SIZE, generator)
+    hu = density_jitter(warp(source, deformation, AIR_HU), generator)
+    frontal = XrayView.AP if float(torch.rand((), generator=generator)) < 0.15 else XrayView.PA
+    integrals = project_pair(hu, grid, pixels, frontal)
+    z = deformation[0, ..., 2].add(1).mul(RENDER_SIZE / 2).long()  # which slice of the CT each voxel comes from
+    inside = (z >= 0) & (z < RENDER_SIZE)
+    known_hu = torch.where(inside, known[z.clamp(0, RENDER_SIZE - 1)], torch.tensor(0.0))
+    factor = RENDER_SIZE // size
+    return Pair(_pool(hu, factor), _pool(known_hu, factor) > 0.5, integrals)
+
+
+def _pool(volume: torch.Tensor, factor: int) -> torch.Tensor:
+    return F.avg_pool3d(volume[None, None], factor)[0, 0]
+
+
+def save_pair(pair: Pair, path: Path) -> None:
+    """Write a pair as an uncompressed .npz (int16 HU, packed mask, float16 integrals), atomically."""
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "wb") as file:
+        np.savez(
+            file,
+            hu=pair.hu.round().clamp(-1024, 3071).short().numpy(),
+            known=np.packbits(pair.known.numpy()),
+            integrals=pair.integrals.half().numpy(),
+        )
+    os.replace(temporary, path)
+
+
+def load_pair(path: Path) -> Pair:
+    """Read a pair written by `save_pair`."""
+    with np.load(path, allow_pickle=False) as file:
+        hu = torch.from_numpy(file["hu"].astype(np.float32))
+        known = torch.from_numpy(np.unpackbits(file["known"], count=hu.numel()).astype(bool)).view(hu.shape)
+        return Pair(hu, known, torch.from_numpy(file["integrals"].astype(np.float32)))
+
+
+class PairDataset(torch.utils.data.Dataset):
+    """Pairs of a folder, with fresh looks.
+
+    Each item is (films (2, h, w) in [-1, 1], target (1, n, n, n) in [-1, 1], weight (1, n, n, n)): weight is 1 where the
+    volume is known and `unknown_weight` where the body was continued beyond the CT.
+    """
+
+    def __init__(self, folder: Path, window: HuWindow, seed: int = 0, unknown_weight: float = 0.1) -> None:
+        self.paths = sorted(folder.glob("*.npz"))
+        self.window = window
+        self.seed = seed
+        self.unknown_weight = unknown_weight
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`index` may exceed the number of files: it then names the same pair with another look."""
+        pair = load_pair(self.paths[index % len(self.paths)])
+        generator = torch.Generator().manual_seed(self.seed + index)
+        films = torch.stack([random_look(generator).apply(film) for film in pair.integrals])
+        weight = torch.where(pair.known, 1.0, self.unknown_weight)
+        return films, self.window.encode(pair.hu)[None], weight[None]

@@ -1,0 +1,287 @@
+"""AxonModel: the three stages behind one door, with their config and weights.
+
+A model on disk is a folder with `model.safetensors` (all stages in half precision; the config, the trained stages and the
+card's figures in its metadata), `model.safetensors.sha256` and a model card `README.md`.
+Networks are built and their weights read when first used, so that the first preview need not wait for the last stage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import nn
+
+from axon_core import resources
+from axon_core.config import ModelConfig, from_dict, load_preset
+from axon_core.diffusion import bridge, gaussian
+from axon_core.errors import AxonError, ModelError
+from axon_core.nets.encoder import FilmToVolume
+from axon_core.nets.srnet import SRNet
+
+if TYPE_CHECKING:
+    from axon_core.nets.unet import ControlNet3d, UNet3d
+
+WEIGHTS = "model.safetensors"
+PARTS = {  # stage -> attributes of AxonModel that hold its networks
+    "endpoint": ("film_to_volume",),
+    "coarse": ("coarse",),
+    "fine": ("prior", "control"),
+    "super-resolution": ("sr",),
+}
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a user should know before trusting a model; travels inside the weights.
+
+    Attributes:
+        title: one line.
+        licence: of the weights.
+        data: what it was trained on.
+        stages: trained stages, in order, among the keys of PARTS.
+        default_stages: those whose result was better than the stage before on held-out cases.
+        notes: honest limits.
+    """
+
+    title: str = ""
+    licence: str = ""
+    data: str = ""
+    stages: tuple[str, ...] = ()
+    default_stages: tuple[str, ...] = ()
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model found on disk, without loading it."""
+
+    name: str
+    folder: Path
+    config: ModelConfig
+    card: ModelCard
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(eq=False)
+class AxonModel:
+    """F(x), the bridge, FineDiff and SR-Net of one preset.
+
+    Attributes:
+        config: sizes, window, diffusion settings.
+        card: provenance, and which stages may run.
+        path: the weights' file, or None for freshly initialised networks.
+        sha256: of the weights' file.
+    """
+
+    config: ModelConfig
+    card: ModelCard = field(default_factory=ModelCard)
+    path: Path | None = None
+    sha256: str = ""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    # ---- networks, built on first use
+
+    @cached_property
+    def film_to_volume(self) -> FilmToVolume:
+        """F(x)."""
+        c = self.config
+        e = c.encoder
+        return self._built("film_to_volume", FilmToVolume(c.film_size, c.size, e.widths, e.blocks, e.fusion_width))
+
+    @cached_property
+    def coarse(self) -> UNet3d:
+        """f_theta of the bridge; input channels are the bridge's state and F(x)."""
+        from axon_core.nets.unet import UNet3d
+
+        return self._built("coarse", UNet3d(self.config.coarse, 2))
+
+    @cached_property
+    def prior(self) -> UNet3d:
+        """The unconditional DDPM over CT volumes."""
+        from axon_core.nets.unet import UNet3d
+
+        return self._built("prior", UNet3d(self.config.fine, 1))
+
+    @cached_property
+    def control(self) -> ControlNet3d:
+        """ControlNet on the coarse volume."""
+        from axon_core.nets.unet import ControlNet3d
+
+        return self._built("control", ControlNet3d(self.config.fine))
+
+    @cached_property
+    def sr(self) -> SRNet:
+        """x2 super-resolution."""
+        return self._built("sr", SRNet(**dataclasses.asdict(self.config.sr)))
+
+    def _built(self, name: str, module: Module) -> Module:
+        if self.path is not None:
+            from safetensors import safe_open
+
+            prefix = name + "."
+            try:
+                with safe_open(str(self.path), framework="pt") as file:
+                    state = {k[len(prefix) :]: file.get_tensor(k).float() for k in file.keys() if k.startswith(prefix)}  # noqa: SIM118
+                module.load_state_dict(state)
+            except Exception as error:  # the file was replaced or damaged after it was opened
+                raise ModelError(
+                    "model.weights", f"{self.path.parent.name}: the weights of {name!r} do not fit.", "Install the model again."
+                ) from error
+        return module.to(self.device).eval()
+
+    def has(self, stage: str) -> bool:
+        """Whether the stage may run: it was trained, or the model is an untrained one for tests and timing."""
+        return stage in self.card.stages
+
+    def to(self, device: torch.device | str) -> AxonModel:
+        """Move the networks, those not yet built included."""
+        self.device = torch.device(device)
+        for name in (name for names in PARTS.values() for name in names):
+            if name in self.__dict__:
+                self.__dict__[name].to(self.device)
+        return self
+
+    # ---- what each stage computes
+
+    def endpoint(self, films: torch.Tensor) -> torch.Tensor:
+        """F(x): (B, V, p, p) films in [-1, 1] -> (B, 1, n, n, n) in (-1, 1)."""
+        return self.film_to_volume(films)
+
+    def bridge_x0(self, x: torch.Tensor, m: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The bridge network's prediction of the CT from x_m and y = F(x); m is (B, 1, 1, 1, 1)."""
+        c = self.config.bridge
+        time = m.flatten() * 1000.0
+        if c.sigma == 0:  # paper: f predicts x_m - x0
+            return x - self.coarse(torch.cat([x, y], 1), time)
+        c_skip, c_out, c_in = bridge.preconditioning(m, c.s, c.sigma)
+        residual = x - y
+        return y + c_skip * residual + c_out * self.coarse(torch.cat([c_in * residual, y], 1), time)
+
+    def fine_x0(self, x: torch.Tensor, t: torch.Tensor, hint: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
+        """FineDiff's prediction of the CT from the noisy x, steered by the coarse volume; t is (B,) integer times."""
+        alpha = self.alphas[t.cpu()].to(x.device, x.dtype).view(-1, 1, 1, 1, 1)
+        time = t.to(x.device, x.dtype)
+        output = self.prior(x, time, self.control(x, time, hint, strength))
+        return gaussian.predict_x0(x, alpha, output, self.config.diffusion.prediction)
+
+    @cached_property
+    def alphas(self) -> torch.Tensor:
+        """(1000,) cumulated alphas of FineDiff."""
+        return gaussian.alpha_bars(zero_terminal=self.config.diffusion.zero_terminal)
+
+    def super_resolve(self, volume: torch.Tensor) -> torch.Tensor:
+        """(B, 1, n, n, n) -> (B, 1, 2n, 2n, 2n)."""
+        return self.sr(volume)
+
+    # ---- disk
+
+    @classmethod
+    def from_preset(cls, name: str) -> AxonModel:
+        """Freshly initialised networks of a preset."""
+        return cls(load_preset(name), ModelCard(title="untrained", stages=tuple(PARTS), default_stages=tuple(PARTS)))
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | os.PathLike[str]) -> AxonModel:
+        """Open a model by its name among the bundled ones, or by its folder.
+
+        Errors:
+            ModelError: not found, damaged, or of an unknown format.
+        """
+        folder = Path(name_or_folder)
+        if not (folder / WEIGHTS).is_file():
+            folder = resources.folder() / "Models" / str(name_or_folder)
+        if not (folder / WEIGHTS).is_file():
+            known = ", ".join(info.name for info in available_models()) or "none"
+            raise ModelError(
+                "model.not-found", f"There is no model {str(name_or_folder)!r}.", f"Installed models: {known}; or give a folder."
+            )
+        info = inspect(folder)
+        return cls(info.config, info.card, folder / WEIGHTS, info.sha256)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], card: ModelCard, dtype: torch.dtype = torch.float16) -> ModelInfo:
+        """Write the networks of `card.stages`, their config and the card; an interrupted write leaves the old file."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            f"{name}.{key}": value.detach().cpu().to(dtype).contiguous()
+            for stage in card.stages
+            for name in PARTS[stage]
+            for key, value in getattr(self, name).state_dict().items()
+        }
+        metadata = {"axon": json.dumps({"config": self.config.to_dict(), "card": dataclasses.asdict(card)})}
+        temporary = folder / (WEIGHTS + ".tmp")
+        save_file(state, str(temporary), metadata=metadata)
+        digest = file_sha256(temporary)
+        os.replace(temporary, folder / WEIGHTS)
+        (folder / (WEIGHTS + ".sha256")).write_text(f"{digest}  {WEIGHTS}\n", encoding="utf-8")
+        return inspect(folder)
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal digest of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def inspect(folder: Path) -> ModelInfo:
+    """Read a model's config and card and check its file against the recorded sum.
+
+    Errors:
+        ModelError: damaged or of an unknown format.
+    """
+    from safetensors import safe_open
+
+    path = folder / WEIGHTS
+    digest = file_sha256(path)
+    recorded = folder / (WEIGHTS + ".sha256")
+    if recorded.is_file() and recorded.read_text(encoding="utf-8").split()[:1] != [digest]:
+        raise ModelError("model.damaged", f"{folder.name}: the weights' checksum is wrong.", "Install the model again.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            described = json.loads((file.metadata() or {})["axon"])
+        config = from_dict(ModelConfig, described["config"], "config")
+        card = from_dict(ModelCard, described["card"], "card")
+    except AxonError:
+        raise
+    except Exception as error:  # safetensors and json raise many kinds; all mean the same to a user
+        raise ModelError("model.format", f"{folder.name}: not a model of this program.", "Use a folder that it wrote.") from error
+    return ModelInfo(folder.name, folder, config, card, path.stat().st_size, digest)
+
+
+def available_models() -> list[ModelInfo]:
+    """Models that came with the program, by name."""
+    return list(_readable(sorted(resources.folder().glob(f"Models/*/{WEIGHTS}"))))
+
+
+def _readable(paths: Iterable[Path]) -> Iterable[ModelInfo]:
+    for path in paths:
+        try:
+            yield inspect(path.parent)
+        except ModelError:
+            continue  # a damaged model must not hide the others
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of weights."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def describe(model: AxonModel) -> dict[str, Any]:
+    """Parameters of each stage, for people."""
+    return {stage: sum(parameter_count(getattr(model, name)) for name in names) for stage, names in PARTS.items()}

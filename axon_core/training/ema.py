@@ -1,0 +1,35 @@
+"""Exponential moving average of weights; the average is what is evaluated and shipped."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class EMA:
+    """Keeps w' <- d w' + (1 - d) w with d = min(decay, (1 + n) / (10 + n)) after n updates, so that it warms up fast."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.average = {key: value.detach().clone() for key, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Fold the module's weights in."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for key, value in module.state_dict().items():
+            if value.is_floating_point():
+                self.average[key].lerp_(value, 1 - decay)
+            else:
+                self.average[key].copy_(value)
+
+    def state_dict(self) -> dict[str, object]:
+        """Everything needed to go on."""
+        return {"updates": self.updates, "average": self.average}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Continue from `state_dict`."""
+        self.updates = int(state["updates"])  # type: ignore[call-overload]
+        self.average = state["average"]  # type: ignore[assignment]
