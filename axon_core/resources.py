@@ -30,7 +30,14 @@ def folder() -> Path:
     )
 
 
-def sample_films() -> list[Path]:
-    """The bundled films, by name. The first is the one `axon demo` uses."""
+def demo_film() -> Path:
+    """The bundled film of `axon demo`: the first by name in ``Samples/``.
+
+    Raises:
+        ConfigError: there is none.
+    """
     samples = folder() / "Samples"
-    return sorted(path for path in samples.rglob("*") if path.suffix.lower() in {".png", ".jpg", ".dcm"})
+    films = sorted(path for path in samples.rglob("*") if path.suffix.lower() in {".png", ".jpg", ".dcm"})
+    if not films:
+        raise ConfigError("resources.no-film", f"No film in {samples}.", "Install axon-core again.")
+    return films[0]

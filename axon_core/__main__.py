@@ -1,0 +1,5 @@
+"""``python -m axon_core`` is ``axon``."""
+
+from axon_core.cli import main
+
+main()

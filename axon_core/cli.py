@@ -1,0 +1,530 @@
+"""The door for people: `axon`. Everything heavy is imported inside the commands, so that ``axon --help`` is instant."""
+
+from __future__ import annotations
+
+import functools
+import json
+import signal
+import sys
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from axon_core import SYNTHETIC_NOTICE, __version__
+from axon_core.errors import AxonError, Cancelled, ConfigError, OutputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from axon_core.job import ReconstructJob, Result
+    from axon_core.pipeline import Progress as PipelineProgress
+
+_EXIT_CODES = (
+    "Exit status: 0 well, 1 internal error or failed selfcheck, 2 wrong option, 3 unusable film, 4 unusable CT, "
+    "5 unusable model, 6 result cannot be written, 7 device missing or out of memory, 130 cancelled."
+)
+
+
+def _examples(*lines: str) -> str:
+    return "\n\n".join(["[bold]Examples[/]", *(f"[cyan]{line}[/]" for line in lines), _EXIT_CODES])
+
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=f"AXON: chest CT volumes from one or two plain X-rays. [bold red]{SYNTHETIC_NOTICE}.[/]",
+    epilog=_examples("axon demo", "axon reconstruct chest.dcm -o result", "axon reconstruct --help"),
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object (also for errors) and nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an earlier result. Other files are never touched.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Name of an installed model (see `axon models`) or a folder.")
+]
+Preset = Annotated[str, typer.Option("--preset", "-p", help="preview, fast, quality or paper.")]
+Seeds = Annotated[str, typer.Option("--seeds", help="How many volumes to draw (3), or a list of seeds (0,7,42 or 5,).")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+
+
+class Format(str, Enum):
+    """Of the written volume; the values are those of `job.FORMATS`."""
+
+    nrrd = "nrrd"
+    nifti = "nii.gz"
+    mha = "mha"
+    dicom = "dicom"
+
+
+class Frontal(str, Enum):
+    """Views of a frontal film."""
+
+    PA = "PA"
+    AP = "AP"
+
+
+class View(str, Enum):
+    """All views."""
+
+    PA = "PA"
+    AP = "AP"
+    LAT = "LAT"
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def told(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn whatever escapes from a command into one line with advice, and the exit status."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt:
+            _fail(Cancelled(), options)
+        except AxonError as error:
+            _fail(error, options)
+        except Exception as error:
+            name = type(error).__name__
+            _fail(AxonError("internal", f"Internal error: {name}.", "Run again with --debug to see where."), options)
+
+    return wrapped
+
+
+def _fail(error: AxonError, options: dict[str, Any]) -> NoReturn:
+    if options.get("debug"):
+        import traceback
+
+        traceback.print_exc()
+    if options.get("json_"):
+        print(json.dumps({"error": error.to_dict()}))
+    else:
+        from rich.markup import escape
+
+        _console(stderr=True).print(f"[bold red]{escape(error.title)}[/] {escape(error.advice)}", soft_wrap=True)
+    raise typer.Exit(error.exit_code)
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"axon {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def axon(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass  # the function carries the option; the commands do the work
+
+
+# --- reconstruct -----------------------------------------------------------------------------------------------------
+
+
+@app.command(
+    epilog=_examples(
+        "axon reconstruct chest.dcm -o result",
+        "axon reconstruct pa.png --lateral lat.png -o result --preset quality --seeds 4",
+        "axon reconstruct chest.png --pixel-size 0.143 -o result --format dicom",
+    )
+)
+@told
+def reconstruct(
+    frontal: Annotated[Path, typer.Argument(help="Frontal film: DICOM, PNG, JPEG, TIFF, NIfTI, NRRD.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for volume, report and provenance.")],
+    lateral: Annotated[Path | None, typer.Option(help="Lateral film of the same patient.")] = None,
+    model: Model = "axon-small",
+    preset: Preset = "fast",
+    seeds: Seeds = "1",
+    device: Device = "auto",
+    view: Annotated[Frontal | None, typer.Option(help="View of the frontal film, if its file is wrong.")] = None,
+    invert: Annotated[
+        bool | None, typer.Option("--invert/--no-invert", help="Bone is dark / bright in the file. Default: automatic.")
+    ] = None,
+    pixel_size: Annotated[float | None, typer.Option(help="Millimetres at the detector, if the file has none.")] = None,
+    format: Annotated[Format, typer.Option("--format", help="Of the volume.")] = Format.nrrd,
+    force: Force = False,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make a CT volume from a film, with a report (HTML and PNG) and its provenance."""
+    from axon_core.job import ReconstructJob
+
+    job = ReconstructJob(
+        frontal=str(frontal),
+        output=str(output),
+        lateral=None if lateral is None else str(lateral),
+        model=model,
+        preset=preset,
+        seeds=parse_seeds(seeds),
+        device=device,
+        view=None if view is None else view.value,
+        invert=invert,
+        pixel_size_mm=pixel_size,
+        format=format.value,
+        overwrite=force,
+    )
+    _tell(_run(job, quiet=json_), job, as_json=json_)
+
+
+@app.command(epilog=_examples("axon demo", "axon demo -o here --preset quality"))
+@told
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the result; an earlier one is replaced.")
+    ] = Path("axon-demo"),
+    preset: Preset = "fast",
+    seeds: Seeds = "2",
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Reconstruct the bundled film with the bundled model."""
+    from axon_core.job import ReconstructJob
+    from axon_core.resources import demo_film
+
+    job = ReconstructJob(str(demo_film()), str(output), preset=preset, seeds=parse_seeds(seeds), overwrite=True)
+    _tell(_run(job, quiet=json_), job, as_json=json_)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """A count or a list: "3" -> (0, 1, 2), "0,7,42" -> (0, 7, 42), "5," -> (5,)."""
+    try:
+        if "," in text:
+            return tuple(int(part) for part in text.split(",") if part.strip())
+        if 1 <= int(text) <= 1000:
+            return tuple(range(int(text)))
+    except ValueError:
+        pass
+    raise ConfigError("cli.seeds", f"--seeds {text!r} is neither a count nor a list.", "Give 3, or 0,7,42.")
+
+
+def _run(job: ReconstructJob, quiet: bool) -> Result:
+    """Do the job under a progress bar on standard error."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    from axon_core.job import Staging, run
+
+    columns = (
+        TextColumn("{task.description:<18}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[eta]}"),
+    )
+    with Progress(*columns, console=_console(stderr=True), transient=True, disable=quiet) as bar:
+        task = bar.add_task("starting", total=1.0, eta="")
+
+        def show(progress: PipelineProgress) -> None:
+            eta = "" if progress.eta_s is None else f"about {max(progress.eta_s, 0):.0f} s left"
+            bar.update(task, description=progress.stage, completed=progress.fraction, eta=eta)
+
+        return run(job, Staging(Path(job.output), job.overwrite), show)
+
+
+def _tell(result: Result, job: ReconstructJob, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"output": job.output, **result.to_dict()}))
+        return
+    from rich.markup import escape
+
+    console = _console()
+    for text in result.warnings:
+        console.print(f"[yellow]Note:[/] {escape(text)}", soft_wrap=True)
+    ncc = ", ".join(f"{view} {value:.3f}" for view, value in result.ncc.items())
+    console.print(f"Agreement with the film (NCC): {ncc}. Time: {sum(result.timings.values()):.1f} s.")
+    for kind, path in result.files.items():
+        console.print(f"  {kind:<12} {escape(str(path))}", soft_wrap=True)
+    console.print(f"[bold red]{SYNTHETIC_NOTICE}[/]")
+
+
+# --- models, info ----------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog=_examples("axon models", "axon models --json"))
+@told
+def models(json_: Json = False, debug: Debug = False) -> None:
+    """List the installed models."""
+    from axon_core.model import available_models
+
+    found = [model_facts(info) for info in available_models()]
+    if json_:
+        print(json.dumps({"models": found}))
+        return
+    from rich.table import Table
+
+    table = Table("name", "what", "grid", "stages", "MB", "licence", "trained on", box=None, header_style="bold")
+    for facts in found:
+        table.add_row(
+            facts["name"],
+            facts["title"],
+            f"{facts['grid']}³",
+            ", ".join(facts["stages"]),
+            f"{facts['size_bytes'] / 1e6:.1f}",
+            facts["licence"],
+            facts["data"],
+        )
+    _console().print(table if found else "No model is installed.")
+
+
+def model_facts(info: Any) -> dict[str, Any]:
+    """A `ModelInfo` as plain values."""
+    return {
+        "name": info.name,
+        "title": info.card.title,
+        "grid": info.config.size,
+        "extent_mm": info.config.extent_mm,
+        "film_size": info.config.film_size,
+        "window": info.config.window,
+        "stages": list(info.card.stages),
+        "default_stages": list(info.card.default_stages),
+        "size_bytes": info.size_bytes,
+        "sha256": info.sha256,
+        "licence": info.card.licence,
+        "data": info.card.data,
+        "notes": info.card.notes,
+        "folder": str(info.folder),
+    }
+
+
+@app.command(epilog=_examples("axon info chest.dcm", "axon info ct-folder --json", "axon info Models/axon-small"))
+@told
+def info(
+    file: Annotated[Path, typer.Argument(help="A film, a CT volume (file or DICOM folder), or a model's folder.")],
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what AXON understands of a file."""
+    facts = understand(file)
+    if json_:
+        print(json.dumps(facts))
+        return
+    from rich.markup import escape
+
+    for key, value in facts.items():
+        for line in value if isinstance(value, list) and value and isinstance(value[0], str) else [value]:
+            _console().print(f"[bold]{key.replace('_', ' '):<14}[/] {escape(str(line))}", soft_wrap=True)
+
+
+def understand(path: Path) -> dict[str, Any]:
+    """Facts about a model, film or volume; which one it is is found out by trying."""
+    if not path.exists():
+        raise ConfigError("info.missing", f"There is no {path.name}.", "Check the path.")
+    refused: list[AxonError] = []
+    for attempt in (_model, _film, _volume):
+        try:
+            return attempt(path)
+        except AxonError as error:
+            refused.append(error)
+    model, film, volume = refused
+    if model.code != "model.not-found":
+        raise model
+    # a film's reader says so when a file is clearly a volume; then the volume's reader knows better what is wrong
+    raise volume if path.is_dir() or film.code in {"film.is-ct", "film.volume"} else film
+
+
+def _model(path: Path) -> dict[str, Any]:
+    from axon_core.errors import ModelError
+    from axon_core.model import WEIGHTS, inspect
+
+    folder = path.parent if path.name == WEIGHTS else path
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError("model.not-found", f"{path.name} holds no model.", "")
+    return {"kind": "model", **model_facts(inspect(folder))}
+
+
+def _film(path: Path) -> dict[str, Any]:
+    from axon_core.radiograph import Radiograph, standardise
+
+    film = Radiograph.load(path)
+    standard = standardise(film)
+    return {
+        "kind": "film",
+        "pixels": list(film.pixels.shape),
+        "spacing_mm": None if film.spacing_mm is None else list(film.spacing_mm),
+        "view": None if film.view is None else film.view.value,
+        "sdd_mm": film.sdd_mm,
+        "scale_known": standard.scale_known,
+        "source": film.source,
+        "steps": [step["op"] for step in standard.steps],
+        "warnings": list(standard.warnings),
+    }
+
+
+def _volume(path: Path) -> dict[str, Any]:
+    from axon_core.ctvolume import CTVolume
+
+    volume = CTVolume.load(path)
+    z, y, x = volume.hu.shape
+    return {
+        "kind": "volume",
+        "voxels": [x, y, z],
+        "spacing_mm": [round(s, 4) for s in volume.spacing_mm],
+        "center_lps": [round(c, 2) for c in volume.center_lps],
+        "hu": [float(volume.hu.min()), float(volume.hu.max())],
+        "source": volume.source,
+        "notes": list(volume.notes),
+    }
+
+
+# --- drr -------------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog=_examples("axon drr ct.nii.gz -o film.png", "axon drr ct-folder -o lat.png --view LAT --size 1024"))
+@told
+def drr(
+    ct: Annotated[Path, typer.Argument(help="CT volume: file or DICOM folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG file.")],
+    view: Annotated[View, typer.Option(help="Position of the patient.")] = View.PA,
+    size: Annotated[int, typer.Option(min=16, max=4096, help="Pixels along each edge.")] = 512,
+    force: Force = False,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Simulate the X-ray film of a CT volume (digitally reconstructed radiograph, 8-bit PNG, bone bright)."""
+    if output.suffix.lower() != ".png":
+        raise OutputError("output.format", f"{output.name} is not a PNG.", "Give a name that ends in .png.")
+    import torch
+    from PIL import Image
+
+    from axon_core.ctvolume import CTVolume
+    from axon_core.drr.appearance import clinic_look
+    from axon_core.drr.projector import Projector
+    from axon_core.evaluation.report import to_bytes
+    from axon_core.files import atomic_file
+    from axon_core.geometry import XrayGeometry, XrayView
+    from axon_core.intensity import hu_to_mu
+
+    with atomic_file(output, overwrite=force) as temporary:  # refuses an existing file before the work is done
+        volume = CTVolume.load(ct)
+        geometry = XrayGeometry(XrayView(view.value), pixels=size)
+        to_isocentre = volume.affine.copy()
+        to_isocentre[:3, 3] -= volume.center_lps
+        projector = Projector(hu_to_mu(torch.from_numpy(volume.hu)), to_isocentre, geometry.view.beam)
+        film = clinic_look(projector(geometry)[0]).numpy()
+        Image.fromarray(to_bytes(film, -1, 1)).save(temporary, dpi=(25.4 / geometry.pitch_mm,) * 2)
+    facts = {"output": str(output), "view": view.value, "pixels": size, "pitch_mm": geometry.pitch_mm}
+    print(
+        json.dumps(facts) if json_ else f"{output}: {view.value}, {size} x {size} pixels of {geometry.pitch_mm:.3f} mm"
+    )
+
+
+# --- selfcheck -------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog=_examples("axon selfcheck", "axon selfcheck --json && echo well"))
+@told
+def selfcheck(json_: Json = False, debug: Debug = False) -> None:
+    """Check the installation: versions, weights, devices, and one short computation."""
+    checks = [_checked(name, check, debug) for name, check in _CHECKS.items()]
+    well = all(check["well"] for check in checks)
+    if json_:
+        print(json.dumps({"well": well, "version": __version__, "checks": checks}))
+    else:
+        from rich.markup import escape
+
+        for check in checks:
+            mark = "[green]well  [/]" if check["well"] else "[bold red]FAILED[/]"
+            _console().print(f"{mark} [bold]{check['name']:<12}[/] {escape(check['text'])}", soft_wrap=True)
+    raise typer.Exit(0 if well else 1)
+
+
+def _checked(name: str, check: Callable[[], str], debug: bool) -> dict[str, Any]:
+    try:
+        return {"name": name, "well": True, "text": check()}
+    except Exception as error:
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        text = str(error) if isinstance(error, AxonError | ImportError) else f"{type(error).__name__}: {error}"
+        return {"name": name, "well": False, "text": text}
+
+
+def _check_packages() -> str:
+    import importlib
+    from importlib.metadata import version
+
+    packages = {
+        "torch": "torch",
+        "numpy": "numpy",
+        "SimpleITK": "SimpleITK",
+        "pydicom": "pydicom",
+        "Pillow": "PIL",
+        "monai": "monai",
+        "safetensors": "safetensors",
+    }
+    for module in packages.values():
+        importlib.import_module(module)
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    return ", ".join([f"axon {__version__}", f"Python {python}", *(f"{name} {version(name)}" for name in packages)])
+
+
+def _check_devices() -> str:
+    import torch
+
+    devices = ["cpu"]
+    if torch.cuda.is_available():
+        devices += [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return f"{', '.join(devices)}; {torch.get_num_threads()} threads"
+
+
+def _check_weights() -> str:
+    from axon_core import resources
+    from axon_core.errors import ModelError
+    from axon_core.model import WEIGHTS, inspect
+
+    found = [inspect(path.parent) for path in sorted(resources.folder().glob(f"Models/*/{WEIGHTS}"))]
+    if not found:
+        raise ModelError("model.not-found", "No model is installed.", "Install axon-core again.")
+    return ", ".join(f"{info.name} {info.sha256[:12]} ({info.size_bytes / 1e6:.1f} MB)" for info in found)
+
+
+def _check_numbers() -> str:
+    from axon_core.errors import ModelError
+    from axon_core.model import AxonModel
+    from axon_core.pipeline import reconstruct as compute
+    from axon_core.radiograph import Radiograph
+    from axon_core.resources import demo_film
+
+    made = compute(
+        Radiograph.load(demo_film()), model=AxonModel.from_pretrained("axon-small"), preset="preview", device="cpu"
+    )
+    hu = made.final.hu
+    if not (float(hu.std()) > 1.0 and -1100.0 < float(hu.mean()) < 500.0):
+        raise ModelError("model.numbers", "The bundled model's output is implausible.", "Install axon-core again.")
+    return f"{sum(made.timings.values()):.2f} s, mean {hu.mean():.0f} HU, NCC {made.ncc['frontal']:.2f}"
+
+
+_CHECKS: dict[str, Callable[[], str]] = {
+    "packages": _check_packages,
+    "devices": _check_devices,
+    "weights": _check_weights,
+    "computation": _check_numbers,
+}
+
+
+def main() -> None:
+    """Entry point of the `axon` command."""
+    signal.signal(signal.SIGTERM, _interrupt)  # a polite kill cleans up like Ctrl-C
+    app(prog_name="axon")
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,166 @@
+"""The door for programs: one JSON job in, JSON lines out.
+
+``python -m axon_core.worker job.json`` (or ``-`` for standard input). The job's keys are those of `ReconstructJob`.
+Every line of standard output is one JSON object, by its ``type``:
+
+- ``progress``: stage, fraction in [0, 1], eta_s (seconds or null);
+- ``preview``: stage, path of an .npz with ``hu`` (z, y, x) int16 and ``affine`` (4, 4), index (x, y, z, 1) -> LPS mm;
+- ``warning``: text;
+- ``result``: output, files, ncc, timings, warnings. The last line of a job that went well;
+- ``error``: code, title, advice. The last line of any other job.
+
+SIGTERM or SIGINT cancels at once, even inside a long computation, and leaves nothing behind. Whatever libraries print
+goes to standard error. The exit status is 0, or the error's `exit_code`. On Windows, where SIGTERM ends a process
+without asking it, Ctrl-Break takes its place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from axon_core.errors import AxonError, Cancelled, ConfigError
+from axon_core.files import atomic_file
+from axon_core.job import ReconstructJob, Staging, run
+
+if TYPE_CHECKING:
+    from axon_core.pipeline import Progress
+
+CANCEL_WITHIN_S = 1.5
+PREVIEW_PAUSE_S = 0.5  # between two previews of one stage
+_USAGE = "usage: python -m axon_core.worker JOB.json  (or - to read the job from standard input)"
+
+
+class Lines:
+    """JSON lines for the parent process, each written whole; nothing follows the last one."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+        self.lock = threading.RLock()
+        self.closed = False
+
+    def emit(self, kind: str, *, last: bool = False, **values: Any) -> None:
+        with self.lock:
+            if self.closed:
+                return
+            self.closed = last
+            try:
+                self.stream.write(json.dumps({"type": kind, **values}, allow_nan=False) + "\n")
+                self.stream.flush()
+            except BrokenPipeError:
+                self.closed = True  # the parent is gone; it can still cancel by a signal
+
+    def error(self, error: AxonError) -> None:
+        self.emit("error", last=True, **error.to_dict())
+
+
+class Watcher:
+    """Turns the pipeline's progress into lines and preview files."""
+
+    def __init__(self, lines: Lines, staging: Staging, previews: bool) -> None:
+        self.lines, self.staging, self.previews = lines, staging, previews
+        self.count, self.shown = 0, ("", 0.0)
+
+    def __call__(self, progress: Progress) -> None:
+        self.lines.emit("progress", stage=progress.stage, fraction=progress.fraction, eta_s=progress.eta_s)
+        if self.previews and progress.preview is not None and progress.grid is not None:
+            stage, at = self.shown
+            if stage != progress.stage or time.monotonic() - at > PREVIEW_PAUSE_S:
+                self._preview(progress)
+                self.shown = (progress.stage, time.monotonic())
+
+    def _preview(self, progress: Progress) -> None:
+        assert progress.preview is not None and progress.grid is not None
+        self.count += 1
+        path = self.staging.previews() / f"preview-{self.count:04d}.npz"
+        hu = np.clip(np.rint(progress.preview), -32768, 32767).astype(np.int16)
+        with atomic_file(path, overwrite=True) as temporary, open(temporary, "wb") as stream:
+            np.savez(stream, hu=hu, affine=progress.grid.affine)
+        self.lines.emit("preview", stage=progress.stage, path=str(path))
+
+
+def read_job(source: str) -> ReconstructJob:
+    """A job from a file or, for "-", from standard input; ConfigError if it is not one."""
+    try:
+        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        values = json.loads(text)
+    except OSError as error:
+        raise ConfigError("job.unreadable", f"Cannot read the job: {error.strerror}.", _USAGE) from error
+    except ValueError as error:
+        raise ConfigError("job.json", "The job is not valid JSON.", str(error)) from error
+    if not isinstance(values, dict):
+        raise ConfigError("job.json", "The job is not a JSON object.", "Give an object with 'frontal' and 'output'.")
+    return ReconstructJob.from_dict(values)
+
+
+def work(job: ReconstructJob, staging: Staging, lines: Lines) -> int:
+    """Do one job and tell about it; returns the exit status."""
+    try:
+        result = run(job, staging, Watcher(lines, staging, job.previews))
+    except AxonError as error:
+        lines.error(error)
+        return error.exit_code
+    except BaseException as error:
+        traceback.print_exc()
+        lines.error(AxonError("internal", f"Internal error: {type(error).__name__}.", "The log has the details."))
+        return AxonError.exit_code
+    for text in result.warnings:
+        lines.emit("warning", text=text)
+    lines.emit("result", last=True, output=str(staging.output), **result.to_dict())
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one job in a thread, so that this one is free to answer signals while the other computes."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    lines = Lines(_claim_stdout())
+    try:
+        if len(arguments) != 1:
+            raise ConfigError("job.usage", "One job is needed.", _USAGE)
+        job = read_job(arguments[0])
+    except AxonError as error:
+        lines.error(error)
+        return error.exit_code
+    lines.emit("progress", stage="starting", fraction=0.0, eta_s=None)
+    staging = Staging(Path(job.output), job.overwrite)
+
+    def cancel(*_: object) -> None:
+        if staging.claim():
+            late = threading.Timer(CANCEL_WITHIN_S, os._exit, (Cancelled.exit_code,))  # should nobody read our lines
+            late.daemon = True
+            late.start()
+            staging.remove()
+            lines.error(Cancelled())
+            staging.remove()  # what the computing thread may have made in between
+            os._exit(Cancelled.exit_code)
+
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), cancel)
+    status: list[int] = []
+    thread = threading.Thread(target=lambda: status.append(work(job, staging, lines)), daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)  # with a limit, because on Windows a wait without one cannot be interrupted
+    return status[0]
+
+
+def _claim_stdout() -> IO[str]:
+    """Keep standard output for us; what anything else prints, from C too, goes to standard error."""
+    ours = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    sys.stdout.flush()
+    os.dup2(2, 1)
+    return ours
+
+
+if __name__ == "__main__":
+    sys.exit(main())
