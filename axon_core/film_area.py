@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 FRAME_TOLERANCE = 0.03  # of the film's range of values
-FRAME_SHARE = 0.97  # of a line that must have the frame's value; the rest may be lettering
+FRAME_SHARE = 0.97  # of a line that must have the frame's value
+LETTERED_SHARE = 0.6  # the same for lines on which the frame bears lettering
+COLLIMATOR_LINES = 160  # collimator edges are sought on a film shrunk to this
+COLLIMATOR_SHARE = 0.95  # of an edge's length over which brightness must step the same way
+COLLIMATOR_STEP = 0.06  # median step over the edge, of the film's range of values
+COLLIMATOR_FLAT = 0.25  # spread of the values outside the edge, of the film's range
 MIN_KEPT = 0.4  # a crop never leaves less than this of an edge
 
 
@@ -16,34 +23,58 @@ def robust_range(pixels: np.ndarray) -> tuple[float, float]:
 
 
 def film_area(pixels: np.ndarray) -> tuple[int, int, int, int]:
-    """The film inside black or white frames: (first row, end row, first column, end column).
+    """The film inside its frame and collimation: (first row, end row, first column, end column).
 
-    A frame is a run of border lines that all have nearly one value. Works on either polarity.
+    A frame is a run of border lines that all have nearly one value. A collimator's shadow is a flat, darker or brighter
+    border that ends in a straight edge along the whole side. Works on either polarity; rotated edges are not sought.
     """
-    low, high = float(pixels.min()), float(pixels.max())
-    tolerance = FRAME_TOLERANCE * (high - low)
-    top, bottom, left, right = 0, pixels.shape[0], 0, pixels.shape[1]
+    area = _inside(pixels, (0, pixels.shape[0], 0, pixels.shape[1]), _frame)
+    return _inside(pixels, area, _collimated)
+
+
+def _inside(
+    pixels: np.ndarray, area: tuple[int, int, int, int], border: Callable[[np.ndarray], int]
+) -> tuple[int, int, int, int]:
+    """`area` without the borders that `border` finds on any side, as long as enough of the film remains."""
+    top, bottom, left, right = area
+    kept = [MIN_KEPT * n for n in pixels.shape]
     while True:
-        area = pixels[top:bottom, left:right]
-        cut = (
-            _frame(area, tolerance),
-            _frame(area[::-1], tolerance),
-            _frame(area.T, tolerance),
-            _frame(area.T[::-1], tolerance),
-        )
+        film = pixels[top:bottom, left:right]
+        cut = [border(film), border(film[::-1]), border(film.T), border(film.T[::-1])]
+        if bottom - top - cut[0] - cut[1] < kept[0]:
+            cut[:2] = [0, 0]
+        if right - left - cut[2] - cut[3] < kept[1]:
+            cut[2:] = [0, 0]
         if not any(cut):
-            break
+            return top, bottom, left, right
         top, bottom, left, right = top + cut[0], bottom - cut[1], left + cut[2], right - cut[3]
-        if bottom - top < MIN_KEPT * pixels.shape[0] or right - left < MIN_KEPT * pixels.shape[1]:
-            return 0, pixels.shape[0], 0, pixels.shape[1]
-    return top, bottom, left, right
 
 
-def _frame(lines: np.ndarray, tolerance: float) -> int:
-    """How many of the first lines are frame."""
-    value = float(np.median(lines[0]))
-    same = np.mean(np.abs(lines - value) <= tolerance, axis=1) >= FRAME_SHARE
-    return int(len(same) if same.all() else np.argmin(same))
+def _frame(film: np.ndarray) -> int:
+    """How many of the first lines are frame: nearly all of one value, but for lettering between such lines."""
+    tolerance = FRAME_TOLERANCE * float(np.ptp(film))
+    value = float(np.median(film[0]))
+    share = np.mean(np.abs(film - value) <= tolerance, axis=1)
+    plain = share >= FRAME_SHARE
+    run = len(share) if (share >= LETTERED_SHARE).all() else int(np.argmax(share < LETTERED_SHARE))
+    return int(np.flatnonzero(plain[:run])[-1]) + 1 if plain[0] and plain[:run].any() else 0
+
+
+def _collimated(film: np.ndarray) -> int:
+    """How many of the first lines lie in a collimator's shadow."""
+    lines = min(COLLIMATOR_LINES, *film.shape)
+    small = _shrunk(film, lines)
+    low, high = robust_range(small)
+    small = (small - low) / max(high - low, 1e-12)
+    for edge in range(int(lines * (1 - MIN_KEPT)), 0, -1):  # the innermost edge
+        outside, inside = small[:edge], small[edge + 1 : edge + 3]
+        step = inside.mean(0) - small[max(0, edge - 2) : edge].mean(0)
+        median = float(np.median(step))
+        if abs(median) < COLLIMATOR_STEP or np.mean(step * median > 0) < COLLIMATOR_SHARE:
+            continue
+        if np.ptp(np.percentile(outside, (5, 95))) < COLLIMATOR_FLAT:
+            return round((edge + 1) * film.shape[0] / lines)
+    return 0
 
 
 def bone_is_bright(pixels: np.ndarray) -> float:
@@ -55,11 +86,34 @@ def bone_is_bright(pixels: np.ndarray) -> float:
     Args:
         pixels: (rows, columns), the film without its frame.
     """
-    small = _shrunk(pixels, 32).ravel()
-    ranks = np.empty(small.size)
-    ranks[np.argsort(small, kind="stable")] = np.arange(small.size)
+    ranks = _ranks(pixels, 32).ravel()
     fits = [float(np.corrcoef(sketch.ravel(), ranks)[0, 1]) for sketch in _sketches(32)]
     return max(fits, key=abs)
+
+
+def front_is_right(pixels: np.ndarray) -> float:
+    """How sure it is that a lateral film shows the chest's front on the right: below 0 on the left; between -1 and 1.
+
+    Against its mirror image the film has, on the side of the front, a bright heart below and a dark retrosternal space
+    above; on the other, dark lung reaching deep behind the diaphragm and bright shoulder blades above.
+
+    Args:
+        pixels: (rows, columns), the film without its frame, bone bright.
+    """
+    x, y = _plane(32)
+    heart, retrosternal = _blob(x - 0.3, y - 0.35, 0.25, 0.3), _blob(x - 0.5, y + 0.4, 0.25, 0.35)
+    recess, shoulder = _blob(x + 0.4, y - 0.5, 0.2, 0.3), _blob(x + 0.5, y + 0.6, 0.25, 0.4)
+    sketch = heart - retrosternal - recess + shoulder
+    ranks = _ranks(pixels, 32)
+    return float(np.corrcoef((sketch - sketch[:, ::-1]).ravel(), (ranks - ranks[:, ::-1]).ravel())[0, 1])
+
+
+def _ranks(pixels: np.ndarray, size: int) -> np.ndarray:
+    """(size, size): the film shrunk, each value replaced by its rank."""
+    small = _shrunk(pixels, size).ravel()
+    ranks = np.empty(small.size)
+    ranks[np.argsort(small, kind="stable")] = np.arange(small.size)
+    return ranks.reshape(size, size)
 
 
 def _shrunk(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -70,21 +124,33 @@ def _shrunk(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.BOX))
 
 
-def _sketches(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Attenuation of a frontal and of a lateral chest, roughly; (size, size) each, the film spans -1 ... 1."""
+def _plane(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of a film that spans -1 ... 1; (size, size) each."""
     axis = (np.arange(size) + 0.5) / size * 2 - 1
     y, x = np.meshgrid(axis, axis, indexing="ij")
+    return x, y
 
-    def blob(cx: float, cy: float, sx: float, sy: float) -> np.ndarray:
-        return np.exp(-0.5 * (((x - cx) / sx) ** 2 + ((y - cy) / sy) ** 2))
 
-    def rise(distance: np.ndarray, width: float) -> np.ndarray:
-        return 1 / (1 + np.exp(-distance / width))
+def _blob(x: np.ndarray, y: np.ndarray, sx: float, sy: float) -> np.ndarray:
+    return np.exp(-0.5 * ((x / sx) ** 2 + (y / sy) ** 2))
 
-    mediastinum, lungs = blob(0, 0.2, 0.18, 0.8), blob(-0.42, -0.25, 0.2, 0.4) + blob(0.42, -0.25, 0.2, 0.4)
-    abdomen = rise(y - 0.45, 0.1) * blob(0, 1, 0.6, 1)
-    air_above = rise(-y - 0.75, 0.08) * (1 - blob(0, 0, 0.3, 9))
-    frontal = mediastinum - lungs + abdomen - 0.5 * air_above - 0.3 * rise(np.abs(x) - 0.8, 0.1)
-    shoulders, belly, lung = blob(0, -1, 0.45, 0.35), blob(0.05, 0.95, 0.6, 0.45), blob(-0.1, 0, 0.5, 0.3)
-    lateral = shoulders + 1.2 * belly - 0.35 * lung - rise(np.abs(x) - 0.75, 0.12)
+
+def _rise(distance: np.ndarray, width: float) -> np.ndarray:
+    return 1 / (1 + np.exp(-distance / width))
+
+
+def _sketches(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Attenuation of a frontal and of a lateral chest, roughly; (size, size) each."""
+    x, y = _plane(size)
+    mediastinum = _blob(x, y - 0.2, 0.18, 0.8)
+    lungs = _blob(np.abs(x) - 0.42, y + 0.25, 0.2, 0.4)
+    abdomen = _rise(y - 0.45, 0.1) * _blob(x, y - 1, 0.6, 1)
+    air_above = _rise(-y - 0.75, 0.08) * (1 - _blob(x, y, 0.3, 9))
+    frontal = mediastinum - lungs + abdomen - 0.5 * air_above - 0.3 * _rise(np.abs(x) - 0.8, 0.1)
+    shoulders, belly, lung = (
+        _blob(x, y + 1, 0.45, 0.35),
+        _blob(x - 0.05, y - 0.95, 0.6, 0.45),
+        _blob(x + 0.1, y, 0.5, 0.3),
+    )
+    lateral = shoulders + 1.2 * belly - 0.35 * lung - _rise(np.abs(x) - 0.75, 0.12)
     return frontal, lateral

@@ -19,6 +19,13 @@ from axon_core.film_formats import COLOURED, RawFilm, check_size, colour_warning
 from axon_core.geometry import XrayView
 
 FILM_MODALITIES = ("CR", "DX", "RG", "RF", "XA", "OT", "SC", "")
+SYNTAXES = {
+    *("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"),  # uncompressed
+    "1.2.840.10008.1.2.5",  # RLE
+    *(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70)),  # JPEG, baseline, extended and lossless
+    *(f"1.2.840.10008.1.2.4.{n}" for n in (80, 81)),  # JPEG-LS
+    *(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203)),  # JPEG 2000
+}  # Transfer Syntax UID (0002,0010)
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 VIEWS = {
@@ -56,10 +63,10 @@ def read_dicom(name: str, data: bytes) -> RawFilm:
     """
     try:
         dataset = _parsed(name, data)
-        _check_kind(name, dataset)
-        _check_pixels(name, dataset)
-        stored = _decoded(name, dataset)
         warnings: list[str] = []
+        _check_kind(name, dataset, warnings)
+        _check_pixels(name, dataset)
+        stored = _decoded(name, dataset, warnings)
         pixels, invert = _attenuation(dataset, stored, warnings)
         orientation = _orientation(dataset)
         return RawFilm(
@@ -118,13 +125,15 @@ def _texts(dataset: Any, keyword: str) -> list[str]:
     return [str(v).strip().upper() for v in values]
 
 
-def _check_kind(name: str, dataset: Any) -> None:
+def _check_kind(name: str, dataset: Any, warnings: list[str]) -> None:
     """Refuse what is no X-ray projection, by Modality (0008,0060) and Image Type (0008,0008)."""
     modality = _text(dataset, "Modality")
     localizer = "LOCALIZER" in _texts(dataset, "ImageType")
     if modality == "CT" and not localizer:
         raise FilmError("film.is-ct", f"{name} is a CT slice, not a film.", "Load it, or its folder, as a CT volume.")
-    if modality not in FILM_MODALITIES and modality != "CT":
+    if localizer:
+        warnings.append("A CT localizer: scanned line by line, it magnifies across but not along the patient.")
+    elif modality not in FILM_MODALITIES:
         kind = modality if modality.isalnum() and len(modality) <= 4 else "unknown"
         raise FilmError(
             "film.modality", f"{name} is an image of modality {kind}, not a chest X-ray.", "Load a CR or DX image."
@@ -147,7 +156,14 @@ def _check_pixels(name: str, dataset: Any) -> None:
             f"{name} has {samples} x {bits} bits per pixel or a colour palette.",
             "Export the film as a grey image of 8 to 16 bits.",
         )
-    if dataset.file_meta.TransferSyntaxUID.is_compressed:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax not in SYNTAXES:
+        raise FilmError(
+            "film.compression",
+            f"{name} is compressed in a way that cannot be read.",
+            "Export it uncompressed, or as RLE, JPEG, JPEG-LS or JPEG 2000.",
+        )
+    if syntax.is_compressed:
         _check_codestream(name, dataset, (rows, columns, samples))
     elif stored < rows * columns * samples * bits // 8:
         raise FilmError("film.truncated", f"{name} ends before its image does.", "Copy or export the file again.")
@@ -166,14 +182,14 @@ def _check_codestream(name: str, dataset: Any, expected: tuple[int, int, int]) -
         )
 
 
-def _decoded(name: str, dataset: Any) -> np.ndarray:
+def _decoded(name: str, dataset: Any, warnings: list[str]) -> np.ndarray:
     """(rows, columns) stored values; three channels become their mean."""
     from pydicom.pixels import pixel_array
 
     pixels = pixel_array(dataset)
     if pixels.ndim == 3 and pixels.shape[-1] == 3:
         chroma = (pixels.max(-1) - pixels.min(-1)) > COLOURED * (2 ** (8 * pixels.itemsize - 8))
-        colour_warning(name, float(chroma.mean()))
+        warnings += colour_warning(name, float(chroma.mean()))
         pixels = pixels.mean(-1, dtype=np.float32)
     if pixels.shape != (dataset.Rows, dataset.Columns):
         raise FilmError("film.damaged", f"{name} holds another image size than it says.", "Export the file again.")
@@ -265,7 +281,7 @@ def _lookup(dataset: Any, values: np.ndarray, item: Any) -> np.ndarray:
 def _spacing(dataset: Any, warnings: list[str]) -> tuple[float, float] | None:
     """Row and column spacing at the detector.
 
-    Imager Pixel Spacing (0018,1164), else Nominal Scanned Pixel Spacing (0018,2010), else Pixel Spacing (0028,0030): this
+    Imager Pixel Spacing (0018,1164), else Nominal Scanned Pixel Spacing (0018,2010), else Pixel Spacing (0028,0030), which
     may have been scaled to the patient (Pixel Spacing Calibration Type (0028,0A02) GEOMETRY), which Estimated
     Radiographic Magnification Factor (0018,1114) undoes.
     """

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from axon_core.errors import ConfigError, FilmError
-from axon_core.film_area import bone_is_bright, film_area, robust_range
+from axon_core.film_area import bone_is_bright, film_area, front_is_right, robust_range
 from axon_core.film_dicom import looks_like_dicom, read_dicom
 from axon_core.film_formats import ITK_SUFFIXES, MAX_FILE_BYTES, RawFilm, read_itk, read_picture
 from axon_core.geometry import XrayView
@@ -131,8 +131,8 @@ class StandardFilm:
 def standardise(film: Radiograph, size: int = 256, detector_mm: float = 430.0) -> StandardFilm:
     """Lay a film upright on a square detector of `size` x `size` pixels.
 
-    A film of known spacing keeps its true size, its centre on the detector's; one of unknown or unbelievable spacing is
-    fitted to the detector's edge.
+    A film of known spacing keeps its true size, its centre (frame included) on the detector's; one of unknown or
+    unbelievable spacing is fitted to the detector's edge, without its frame.
 
     Raises:
         FilmError: the film is constant.
@@ -151,12 +151,18 @@ def standardise(film: Radiograph, size: int = 256, detector_mm: float = 430.0) -
         pixels = _applied(pixels, step)
     top, bottom, left, right = film_area(pixels)
     steps.append({"op": "crop", "rows": [top, bottom], "columns": [left, right]})
-    low, high = robust_range(pixels[top:bottom, left:right])
+    middle = [0.5 * n for n in pixels.shape]
+    pixels = pixels[top:bottom, left:right]
+    low, high = robust_range(pixels)
     if not high > low:
         raise constant(str(film.source.get("name", "The film")))
     steps.append({"op": "range", "low": low, "high": high})
-    spacing, scale_known = _scale(film, steps, (bottom - top, right - left), detector_mm, warnings)
-    steps.append(_placement((bottom - top, right - left), spacing, size, detector_mm))
+    spacing, scale_known = _scale(film, steps, pixels.shape, detector_mm, warnings)
+    middle = [middle[0] - top, middle[1] - left] if scale_known else [0.5 * n for n in pixels.shape]
+    if not view.is_frontal and film.orientation is None and _faces_left(pixels, warnings):
+        steps.append({"op": "flip", "axis": 1})
+        middle[1] = pixels.shape[1] - middle[1]
+    steps.append(_placement(pixels.shape, middle, spacing, size, detector_mm))
     image, mask = _run(film.pixels, steps)
     to_original = _to_original(film.pixels.shape, steps)
     return StandardFilm(
@@ -250,8 +256,6 @@ def _upright(orientation: tuple[str, str] | None, view: XrayView, warnings: list
     """The transpose and flips that bring columns to the patient's Left (lateral: Anterior) and rows to the Feet."""
     target = "L" if view.is_frontal else "A"
     if orientation is None:
-        if not view.is_frontal:
-            warnings.append("The orientation is unknown: the front of the chest is taken to be on the right.")
         return []
     columns, rows = orientation
     steps: list[Step] = []
@@ -286,14 +290,29 @@ def _scale(
     return (spacing[0] * detector_mm / longest, spacing[1] * detector_mm / longest), False
 
 
-def _placement(shape: tuple[int, int], spacing: tuple[float, float], size: int, detector_mm: float) -> Step:
-    """Resample onto the detector, centre on centre.
+def _faces_left(pixels: np.ndarray, warnings: list[str]) -> bool:
+    """Whether a lateral film of unknown orientation, bone bright, must be mirrored for its front to be on the right."""
+    right = front_is_right(pixels)
+    if right < -SURE:
+        warnings.append("The orientation is unknown: the film was mirrored, its front appears to be on the left.")
+    elif right < SURE:
+        warnings.append("The orientation is unknown: the front of the chest is taken to be on the right.")
+    return right < -SURE
+
+
+def _placement(
+    shape: Sequence[int], middle: Sequence[float], spacing: tuple[float, float], size: int, detector_mm: float
+) -> Step:
+    """Resample so that `middle` comes to lie on the detector's, or as near as lets the whole film fit.
 
     With `scale` new pixels per old one, and `offset` where the film's edge comes to lie:
     new + 1/2 = offset + scale (old + 1/2).
     """
     scale = [s * size / detector_mm for s in spacing]
-    offset = [0.5 * (size - s * n) for s, n in zip(scale, shape, strict=True)]
+    offset = []
+    for s, n, m in zip(scale, shape, middle, strict=True):
+        room = size - s * n
+        offset.append(min(max(0.5 * size - s * m, min(room, 0.0)), max(room, 0.0)))
     return {"op": "place", "size": size, "scale": scale, "offset": offset}
 
 
