@@ -1,8 +1,8 @@
 """CT volumes that know where they lie.
 
-`CTVolume` holds Hounsfield units ``[z, y, x]`` and an affine to DICOM patient coordinates (LPS, millimetres). It is read
-from a DICOM series, NIfTI, NRRD or MetaImage, resampled onto any grid, and saved again; whatever came out of the networks
-stays marked as synthetic through every format.
+`CTVolume` holds Hounsfield units ``[z, y, x]`` and an affine to DICOM patient coordinates (LPS, millimetres). It is
+read from a DICOM series, NIfTI, NRRD or MetaImage, resampled onto any grid, and saved again; whatever came out of the
+networks stays marked as synthetic through every format.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from axon_core import SYNTHETIC_NOTICE
+from axon_core.dicom_series import is_dicom, read_dicom
+from axon_core.dicom_write import write_dicom
 from axon_core.errors import OutputError, VolumeError
-from axon_core.files import atomic_file
+from axon_core.files import atomic_file, atomic_folder
 from axon_core.geometry import CanonicalGrid
-from axon_core.volume_readers import MAX_VOXELS, RawVolume, check_shape, read_volume_file
+from axon_core.volume_readers import LOWEST_HU, MAX_VOXELS, RawVolume, check_shape, read_volume_file
 
 AIR_HU = -1000.0
-LOWEST_HU = -1024.0  # scanners pad outside the field of view with less; nothing is thinner than vacuum
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 
 FWHM_PER_SIGMA = 2.3548  # of a Gaussian
@@ -39,8 +40,8 @@ class CTVolume:
 
     Attributes:
         hu: (z, y, x) float32, Hounsfield units, finite.
-        affine: (4, 4) float64: index (x, y, z, 1) -> LPS millimetres of the voxel's centre; axes at right angles, either
-            handedness.
+        affine: (4, 4) float64: index (x, y, z, 1) -> LPS millimetres of the voxel's centre; axes at right angles,
+            either handedness.
         notes: what was decided or repaired on the way, in plain words.
         source: name, format, and where known ``synthetic``, ``provenance``; nothing that identifies a patient.
     """
@@ -161,11 +162,11 @@ class CTVolume:
             )
         image = sitk.GetImageFromArray(_compact(self.hu))
         self._place(image)
-        provenance = provenance if provenance is not None else self.source.get("provenance")
-        if provenance is not None and suffix in (".nrrd", ".mha"):
-            image.SetMetaData("axon", _one_line(provenance))
-        if provenance is not None or self.source.get("synthetic"):
-            image.SetMetaData("descrip", SYNTHETIC_NOTICE)
+        record = self._record(provenance)
+        if record is not None and suffix in (".nrrd", ".mha"):
+            image.SetMetaData("axon", _one_line(record))
+        elif record is not None:
+            image.SetMetaData("ITK_FileNotes", SYNTHETIC_NOTICE)  # becomes NIfTI's descrip
         with atomic_file(path, overwrite) as temporary:
             try:
                 sitk.WriteImage(image, str(temporary), suffix != ".nii", compressionLevel=3)
@@ -174,6 +175,35 @@ class CTVolume:
                     "output.cannot-write", f"{path.name} cannot be written.", "Check the free space on the disk."
                 ) from error
         return path
+
+    def save_dicom(
+        self,
+        folder: str | os.PathLike[str],
+        provenance: dict[str, Any] | None = None,
+        film: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write a DICOM CT series, one file per slice, marked DERIVED, SECONDARY and synthetic whatever the source.
+
+        Voxels are rounded to whole HU within [-33792, 31743]. `film`: the source film's (or films') ``sop_class_uid``,
+        ``sop_instance_uid``, ``study_instance_uid``, to be referenced; no patient data are copied. The series is a new
+        study with a frame of reference of its own. With `overwrite`, an existing folder is replaced if it holds
+        nothing but .dcm files.
+
+        Raises:
+            OutputError: the folder exists, holds other things, or cannot be written.
+        """
+        record = self._record(provenance) or {"notice": SYNTHETIC_NOTICE}
+        _one_line(record)
+        films = [film] if isinstance(film, dict) else list(film or ())
+        with atomic_folder(folder, overwrite) as temporary:
+            write_dicom(temporary, self.hu, self.affine, record, films)
+        return Path(folder)
+
+    def _record(self, provenance: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The provenance to write: the given one, else the source's; a synthetic volume always has one."""
+        record = provenance if provenance is not None else self.source.get("provenance")
+        return {"notice": SYNTHETIC_NOTICE} if record is None and self.source.get("synthetic") else record
 
 
 def check_affine(what: str, affine: np.ndarray) -> None:
@@ -195,7 +225,9 @@ def shear(affine: np.ndarray) -> float:
 
 
 def _read(path: Path) -> RawVolume:
-    return read_volume_file(path)
+    if not path.exists():
+        raise VolumeError("volume.missing", f"{path.name} does not exist.", "Check the path.")
+    return read_dicom(path) if path.is_dir() or is_dicom(path) else read_volume_file(path)
 
 
 def _judged(raw: RawVolume) -> CTVolume:
@@ -250,7 +282,7 @@ def _fill_holes(name: str, hu: np.ndarray, notes: list[str]) -> None:
 
 
 def _upright(name: str, hu: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Resample sheared slices onto right-angled axes: x kept, z along the slices' normal, the box holding all voxels."""
+    """Resample sheared slices onto right angles: x kept, z along the slices' normal, in a box holding all voxels."""
     columns = affine[:3, :3]
     spacing = np.linalg.norm(columns, axis=0)
     if shear(affine) > 0.75:
@@ -308,10 +340,8 @@ def _interpolated(hu: np.ndarray, affine: np.ndarray, target: np.ndarray, shape_
     mapping = np.linalg.inv(affine) @ target
     transform = sitk.AffineTransform(mapping[:3, :3].ravel().tolist(), mapping[:3, 3].tolist())
     size = [int(n) for n in shape_zyx[::-1]]
-    moved = sitk.Resample(
-        sitk.GetImageFromArray(hu), size, transform, sitk.sitkLinear, (0.0,) * 3, (1.0,) * 3, np.eye(3).ravel().tolist(),
-        fill, sitk.sitkFloat32,
-    )  # fmt: skip
+    image, unit = sitk.GetImageFromArray(hu), np.eye(3).ravel().tolist()
+    moved = sitk.Resample(image, size, transform, sitk.sitkLinear, (0.0,) * 3, (1.0,) * 3, unit, fill, sitk.sitkFloat32)
     return sitk.GetArrayFromImage(moved)
 
 

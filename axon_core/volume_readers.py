@@ -12,6 +12,7 @@ import bz2
 import gzip
 import io
 import os
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ FORMATS_ADVICE = (
     "AXON reads CT volumes from a folder of DICOM slices, NIfTI (.nii, .nii.gz), NRRD (.nrrd) and MHA (.mha)."
 )
 SYNTHETIC_MARK = "SYNTHETIC"
+LOWEST_HU = -1024.0  # scanners pad outside the field of view with less; nothing is thinner than vacuum
 
 _CHUNK = 1 << 24
 _MAX_HEADER = 1 << 20
@@ -162,8 +164,8 @@ def _affine(columns: np.ndarray, origin: np.ndarray) -> np.ndarray:
     return affine
 
 
-def _provenance(text: str | None) -> dict[str, Any]:
-    """The ``axon`` key of a header as source entries."""
+def provenance_entries(text: str | None) -> dict[str, Any]:
+    """A header's provenance (JSON) as entries of `RawVolume.source`."""
     import json
 
     if not text:
@@ -184,10 +186,10 @@ _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _NIFTI_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 
 
-def _nifti_dtype(version: int, order: str) -> np.dtype:
+def _nifti_dtype(version: int, order: Any) -> np.dtype:
     """The fields that matter, at their byte offsets (nifti1.h, nifti2.h)."""
     if version == 1:
-        fields = {
+        fields: dict[str, tuple[str, int]] = {
             "dim": ("8i2", 40), "datatype": ("i2", 70), "pixdim": ("8f4", 76), "vox_offset": ("f4", 108),
             "slope": ("f4", 112), "inter": ("f4", 116), "units": ("u1", 123), "descrip": ("S80", 148),
             "qform": ("i2", 252), "sform": ("i2", 254), "quatern": ("3f4", 256), "qoffset": ("3f4", 268),
@@ -200,17 +202,16 @@ def _nifti_dtype(version: int, order: str) -> np.dtype:
             "sform": ("i4", 348), "quatern": ("3f8", 352), "qoffset": ("3f8", 376), "srow": ("(3,4)f8", 400),
             "units": ("i4", 500),
         }  # fmt: skip
-    return np.dtype(
-        {
-            "names": list(fields),
-            "formats": [np.dtype(kind).newbyteorder(order) for kind, _ in fields.values()],
-            "offsets": [offset for _, offset in fields.values()],
-            "itemsize": 348 if version == 1 else 540,
-        }
-    )
+    layout: Any = {
+        "names": list(fields),
+        "formats": [np.dtype(kind).newbyteorder(order) for kind, _ in fields.values()],
+        "offsets": [offset for _, offset in fields.values()],
+        "itemsize": 348 if version == 1 else 540,
+    }
+    return np.dtype(layout)
 
 
-def _nifti_layout(start: bytes) -> tuple[int, str] | None:
+def _nifti_layout(start: bytes) -> tuple[int, Any] | None:
     """(version, byte order) of a single-file NIfTI header, else None."""
     for version, size, magic_at, magic in ((1, 348, 344, b"n+1"), (2, 540, 4, b"n+2")):
         if len(start) >= size and start[magic_at : magic_at + 3] == magic:
@@ -227,7 +228,10 @@ def _read_nifti(path: Path) -> RawVolume:
     opened: Any = gzip.open(path) if packed else open(path, "rb")  # noqa: SIM115 (closed by the next line)
     with opened as stream:
         start = stream.read(540)
-        version, order = _nifti_layout(start) or (1, "<")
+        found = _nifti_layout(start)
+        if found is None:
+            raise damaged(name, "the header is incomplete")
+        version, order = found
         layout = _nifti_dtype(version, order)
         header = np.frombuffer(start[: layout.itemsize], layout)[0]
         shape = check_shape(name, [int(n) for n in header["dim"][1 : 1 + min(max(int(header["dim"][0]), 0), 7)]])
@@ -358,7 +362,7 @@ def _read_nrrd(path: Path, stream: BinaryIO) -> RawVolume:
             continue
         key, equals, value = line.partition(":=")
         if equals:
-            keys[key] = value.replace("\\n", "\n").replace("\\\\", "\\")
+            keys[key] = re.sub(r"\\(.)", lambda match: "\n" if match[1] == "n" else match[1], value)
         else:
             key, _, value = line.partition(":")
             fields[key.strip().lower()] = value.strip()
@@ -381,7 +385,7 @@ def _read_nrrd(path: Path, stream: BinaryIO) -> RawVolume:
         _read_exactly(unpacked, _skip(fields, "byte skip", "byteskip", name), name)
         dtype = np.dtype(kind).newbyteorder(">" if fields.get("endian", "little").lower() == "big" else "<")
         voxels = _voxels(unpacked, name, shape, dtype, os.path.getsize(path), packing[1])
-    return RawVolume(voxels, affine, notes, {"name": name, "format": "NRRD", **_provenance(keys.get("axon"))})
+    return RawVolume(voxels, affine, notes, {"name": name, "format": "NRRD", **provenance_entries(keys.get("axon"))})
 
 
 def _skip(fields: dict[str, str], key: str, alias: str, name: str) -> int:
@@ -438,7 +442,9 @@ def _read_meta(path: Path, stream: BinaryIO) -> RawVolume:
         unpacked = _Inflated(stream) if packed else stream
         dtype = np.dtype(kind).newbyteorder(">" if big else "<")
         voxels = _voxels(unpacked, name, shape, dtype, os.path.getsize(path), _DEFLATE_LIMIT if packed else 1)
-    return RawVolume(voxels, affine, (), {"name": name, "format": "MetaImage", **_provenance(fields.get("axon"))})
+    return RawVolume(
+        voxels, affine, (), {"name": name, "format": "MetaImage", **provenance_entries(fields.get("axon"))}
+    )
 
 
 def _is_true(text: str) -> bool:
