@@ -1,0 +1,381 @@
+"""The one road: films -> standardised films -> F(x) -> bridge -> FineDiff -> SR -> HU, with checks and provenance."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from axon_core import SYNTHETIC_NOTICE, __version__
+from axon_core.ctvolume import CTVolume
+from axon_core.diffusion import bridge, gaussian
+from axon_core.diffusion.sampling import SeededNoise, Step, sample_bridge, sample_ddim
+from axon_core.drr.appearance import clinic_look
+from axon_core.drr.projector import Projector
+from axon_core.errors import ConfigError, DeviceError, FilmError
+from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView
+from axon_core.intensity import hu_to_mu
+from axon_core.model import AxonModel
+from axon_core.radiograph import Radiograph, StandardFilm, standardise
+
+ENDPOINT, COARSE, FINE, SUPER = "F(x)", "coarse", "fine", "super-resolution"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How much work goes into a reconstruction.
+
+    Attributes:
+        bridge_steps: network evaluations of the bridge.
+        rho: spacing of the bridge's times.
+        fine_steps: network evaluations of FineDiff.
+        fine_start: share of FineDiff's times that is run; below 1 it starts from the noised coarse volume.
+        everything: run every trained stage, not only those that proved better than the stage before.
+        first_only: stop at F(x).
+    """
+
+    bridge_steps: int = 8
+    rho: float = 3.0
+    fine_steps: int = 12
+    fine_start: float = 0.4
+    everything: bool = False
+    first_only: bool = False
+
+
+PRESETS = {
+    "preview": Quality(first_only=True),
+    "fast": Quality(),
+    "quality": Quality(bridge_steps=16, fine_steps=25),
+    "paper": Quality(bridge_steps=200, rho=1.0, fine_steps=50, fine_start=1.0, everything=True),
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is happening.
+
+    Attributes:
+        stage: name of the stage at work.
+        fraction: of the whole work, in [0, 1].
+        eta_s: seconds to go, None while unknown.
+        preview: (z, y, x) HU of the best volume so far, None between volumes.
+        grid: where the preview lies.
+    """
+
+    stage: str
+    fraction: float
+    eta_s: float | None = None
+    preview: np.ndarray | None = None
+    grid: CanonicalGrid | None = None
+
+
+Callback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A synthetic CT and everything needed to judge it and to make it again.
+
+    Attributes:
+        final: mean over the seeds after the last stage.
+        stages: the volume after each stage that ran, in order (means over the seeds).
+        std: HU standard deviation over the seeds of the last stochastic stage; None with one seed or none such.
+        films: "frontal" and perhaps "lateral" as the networks saw them.
+        reprojections: the film that `final` would cast, in the same range.
+        ncc: normalised cross-correlation of film and re-projection inside the film's area.
+        provenance: plain values for JSON.
+        timings: seconds of each stage.
+        warnings: one line each.
+    """
+
+    final: CTVolume
+    stages: dict[str, CTVolume]
+    std: CTVolume | None
+    films: dict[str, StandardFilm]
+    reprojections: dict[str, np.ndarray]
+    ncc: dict[str, float]
+    provenance: dict[str, Any]
+    timings: dict[str, float]
+    warnings: tuple[str, ...]
+
+
+def reconstruct(
+    frontal: Radiograph,
+    lateral: Radiograph | None = None,
+    *,
+    model: AxonModel,
+    preset: str = "fast",
+    seeds: Sequence[int] = (0,),
+    device: str = "auto",
+    callback: Callback | None = None,
+) -> Reconstruction:
+    """Reconstruct a chest CT from one or two films.
+
+    Args:
+        frontal: PA or AP film.
+        lateral: left lateral film of the same patient, if there is one.
+        model: see `AxonModel.from_pretrained`.
+        preset: "preview" (F(x) only), "fast", "quality" or "paper" (every stage, many steps).
+        seeds: one sample for each; the result is their mean and, with several, their spread.
+        device: "auto", "cpu", "cuda" or "mps".
+        callback: called with `Progress`; may raise `Cancelled` to stop.
+
+    Errors:
+        FilmError: a film in the wrong place. ConfigError: unknown preset. DeviceError: no such device.
+    """
+    if preset not in PRESETS:
+        raise ConfigError("pipeline.preset", f"Unknown quality preset {preset!r}.", f"Use one of {', '.join(PRESETS)}.")
+    if not seeds:
+        raise ConfigError("pipeline.seeds", "No seed was given.", "Give at least one whole number.")
+    films = _standard_films(frontal, lateral, model)
+    warnings = [warning for film in films.values() for warning in film.warnings]
+    chosen = resolve_device(device)
+    try:
+        run = _Run(model.to(chosen), PRESETS[preset], seeds, callback)
+        stages, std = run.stages(films)
+    except torch.OutOfMemoryError:
+        warnings.append(f"The {chosen} device ran out of memory; the CPU was used instead.")
+        chosen = "cpu"
+        run = _Run(model.to(chosen), PRESETS[preset], seeds, callback)
+        stages, std = run.stages(films)
+    final = list(stages.values())[-1]
+    started = time.perf_counter()
+    reprojections = {name: reproject(final, film.view, model.config.film_size) for name, film in films.items()}
+    ncc = {name: _ncc(films[name].image, image, films[name].mask) for name, image in reprojections.items()}
+    run.timings["re-projection"] = time.perf_counter() - started
+    run.report("done", None)
+    provenance = {
+        "notice": SYNTHETIC_NOTICE,
+        "version": __version__,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "model": model.path.parent.name if model.path else model.config.name,
+        "weights_sha256": model.sha256,
+        "preset": preset,
+        "seeds": [int(seed) for seed in seeds] if run.stochastic else [],
+        "stages": list(stages),
+        "steps": {COARSE: run.quality.bridge_steps, FINE: run.quality.fine_steps},
+        "eta": {COARSE: 1.0, FINE: 0.0},
+        "window": {"name": model.config.hu_window.name, "low": model.config.hu_window.low, "high": model.config.hu_window.high},
+        "grid": {"size": final.hu.shape[0], "extent_mm": model.config.extent_mm},
+        "device": chosen,
+        "precision": run.precision,
+        "torch": torch.__version__,
+        "platform": platform.platform(terse=True),
+        "films": {
+            name: {"source": film.source, "view": film.view.value, "scale_known": film.scale_known, "steps": list(film.steps)}
+            for name, film in films.items()
+        },
+        "ncc": {name: round(value, 4) for name, value in ncc.items()},
+    }
+    named = replace(final, source={"name": "axon", **{k: provenance[k] for k in ("notice", "model", "weights_sha256")}})
+    return Reconstruction(named, stages, std, films, reprojections, ncc, provenance, run.timings, tuple(warnings))
+
+
+def resolve_device(device: str) -> str:
+    """"auto" -> the best device here; DeviceError if the one asked for is missing."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if available[name])
+    if not available.get(device, False):
+        raise DeviceError(
+            "device.missing", f"There is no device {device!r} here.", f"Use one of {', '.join(k for k, v in available.items() if v)}."
+        )
+    return device
+
+
+def reproject(volume: CTVolume, view: XrayView, pixels: int) -> np.ndarray:
+    """The film that a volume around the isocentre would cast, in the plain look; (pixels, pixels) in [-1, 1]."""
+    slab = max(1, volume.hu.shape[0] // 64)
+    projector = Projector(hu_to_mu(torch.from_numpy(np.array(volume.hu))), volume.affine, view.beam, slab)
+    return clinic_look(projector(XrayGeometry(view, pixels))[0]).numpy()
+
+
+def _standard_films(frontal: Radiograph, lateral: Radiograph | None, model: AxonModel) -> dict[str, StandardFilm]:
+    """Standardise, and refuse a lateral film in the frontal place or the other way round."""
+    size = model.config.film_size
+    films = {"frontal": standardise(frontal if frontal.view else replace(frontal, view=XrayView.PA), size)}
+    if frontal.view is XrayView.LAT:
+        raise FilmError("film.view", "The frontal film is tagged as a lateral view.", "Exchange the films or set its view.")
+    if lateral is not None:
+        if lateral.view is not None and lateral.view.is_frontal:
+            raise FilmError("film.view", "The lateral film is tagged as a frontal view.", "Exchange the films or set its view.")
+        films["lateral"] = standardise(replace(lateral, view=XrayView.LAT), size)
+    return films
+
+
+def _ncc(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
+    """Pearson correlation of two images inside a mask; 0 where one is constant."""
+    x, y = a[mask].astype(np.float64), b[mask].astype(np.float64)
+    x, y = x - x.mean(), y - y.mean()
+    norm = float(np.sqrt((x * x).sum() * (y * y).sum()))
+    return float((x * y).sum()) / norm if norm > 0 else 0.0
+
+
+class _Run:
+    """One reconstruction at work: which stages, how far, how long."""
+
+    COSTS = {ENDPOINT: 1.0, COARSE: 2.0, FINE: 4.0, SUPER: 8.0}  # rough cost of one network evaluation
+
+    def __init__(self, model: AxonModel, quality: Quality, seeds: Sequence[int], callback: Callback | None) -> None:
+        self.model, self.quality, self.callback = model, quality, callback
+        wanted = model.card.stages if quality.everything else model.card.default_stages
+        allowed = set() if quality.first_only else {stage for stage in wanted if model.has(stage)}
+        self.use_coarse, self.use_fine, self.use_sr = (name in allowed for name in ("coarse", "fine", "super-resolution"))
+        self.stochastic = self.use_coarse or self.use_fine
+        self.seeds = list(seeds) if self.stochastic else [0]
+        self.times = bridge.times(quality.bridge_steps, quality.rho)
+        self.fine_times = gaussian.times(quality.fine_steps, quality.fine_start)
+        evaluations = {
+            ENDPOINT: 1,
+            COARSE: self.use_coarse * len(self.seeds) * len(self.times),
+            FINE: self.use_fine * len(self.seeds) * len(self.fine_times),
+            SUPER: int(self.use_sr),
+        }
+        self.total = sum(count * self.COSTS[stage] for stage, count in evaluations.items())
+        self.spent = 0.0
+        self.started = time.perf_counter()
+        self.timings: dict[str, float] = {}
+        half = model.device.type == "cuda" or (model.device.type == "cpu" and _cpu_has_bf16())
+        self.precision = "bfloat16" if half else "float32"
+
+    def report(self, stage: str, volume: torch.Tensor | None) -> None:
+        """Tell the callback, with `volume` (1, 1, n, n, n) in [-1, 1] as preview."""
+        if self.callback is None:
+            return
+        fraction = min(1.0, self.spent / self.total)
+        elapsed = time.perf_counter() - self.started
+        eta = elapsed * (1 - fraction) / fraction if fraction > 0 else None
+        preview, grid = None, None
+        if volume is not None:
+            preview = self.to_hu(volume)
+            grid = CanonicalGrid(preview.shape[0], self.model.config.extent_mm)
+        self.callback(Progress(stage, fraction, eta, preview, grid))
+
+    def to_hu(self, volume: torch.Tensor) -> np.ndarray:
+        """(1, 1, n, n, n) in [-1, 1] -> (n, n, n) float32 HU, clipped to the window."""
+        return self.model.config.hu_window.decode(volume[0, 0].float().cpu()).numpy()
+
+    def volume(self, u: torch.Tensor) -> CTVolume:
+        """The same as a CTVolume around the isocentre."""
+        return CTVolume.from_grid(self.to_hu(u), CanonicalGrid(u.shape[-1], self.model.config.extent_mm))
+
+    def stages(self, films: dict[str, StandardFilm]) -> tuple[dict[str, CTVolume], CTVolume | None]:
+        """Run every stage: the volume after each, and the spread over the seeds."""
+        with torch.inference_mode(), self.autocast():
+            self.report("films", None)
+            y = self.endpoint(films)
+            volumes = {ENDPOINT: y}
+            std = None
+            if self.stochastic:
+                coarse, fine = Moments(), Moments()
+                for index, seed in enumerate(self.seeds):
+                    noise = SeededNoise([seed])
+                    sample = self.coarse(y, noise, coarse, index) if self.use_coarse else y
+                    if self.use_fine:
+                        self.fine(sample, noise, fine, index)
+                for stage, moments in ((COARSE, coarse), (FINE, fine)):
+                    if moments.count:
+                        volumes[stage] = moments.mean
+                if len(self.seeds) > 1:
+                    std = (fine if self.use_fine else coarse).std
+            if self.use_sr:
+                volumes[SUPER] = self.super_resolution(list(volumes.values())[-1])
+        window = self.model.config.hu_window
+        spread = None
+        if std is not None:
+            hu = (std[0, 0].float().cpu() * 0.5 * (window.high - window.low)).numpy()
+            spread = CTVolume.from_grid(hu, self.model.config.grid)
+        return {stage: self.volume(volume) for stage, volume in volumes.items()}, spread
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bfloat16 where the hardware multiplies it fast."""
+        return torch.autocast(self.model.device.type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
+
+    def endpoint(self, films: dict[str, StandardFilm]) -> torch.Tensor:
+        """F(x)."""
+        started = time.perf_counter()
+        stack = np.stack([film.image for film in films.values()])[None]
+        y = self.model.endpoint(torch.from_numpy(stack).to(self.model.device)).float()
+        self.done(ENDPOINT, started, y)
+        return y
+
+    def coarse(self, y: torch.Tensor, noise: SeededNoise, moments: Moments, index: int) -> torch.Tensor:
+        """One bridge sample, folded into the moments."""
+        started = time.perf_counter()
+
+        def denoise(x: torch.Tensor, m: float) -> torch.Tensor:
+            return self.model.bridge_x0(x, torch.full((1, 1, 1, 1, 1), m, device=x.device), y).float()
+
+        def step(state: Step) -> None:
+            self.spent += self.COSTS[COARSE]
+            self.report(COARSE, state.x0 if index == 0 else None)
+
+        sample = sample_bridge(denoise, y, self.times, self.model.config.bridge.s, 1.0, noise, step)
+        moments.add(sample)
+        self.timings[COARSE] = self.timings.get(COARSE, 0.0) + time.perf_counter() - started
+        if index:
+            self.report(COARSE, moments.mean)
+        return sample
+
+    def fine(self, hint: torch.Tensor, noise: SeededNoise, moments: Moments, index: int) -> None:
+        """One FineDiff sample, folded into the moments."""
+        started = time.perf_counter()
+
+        def denoise(x: torch.Tensor, t: float) -> torch.Tensor:
+            return self.model.fine_x0(x, torch.full((1,), int(t)), hint).float()
+
+        def step(state: Step) -> None:
+            self.spent += self.COSTS[FINE]
+            self.report(FINE, state.x0 if index == 0 else None)
+
+        alpha = self.model.alphas[self.fine_times[0]].to(hint.dtype)
+        start = gaussian.add_noise(hint, alpha, noise(hint))
+        moments.add(sample_ddim(denoise, start, self.fine_times, self.model.alphas, 0.0, noise, step))
+        self.timings[FINE] = self.timings.get(FINE, 0.0) + time.perf_counter() - started
+
+    def super_resolution(self, volume: torch.Tensor) -> torch.Tensor:
+        """x2, clipped to the window's range."""
+        started = time.perf_counter()
+        fine = self.model.super_resolve(volume).float().clamp(-1, 1)
+        self.done(SUPER, started, fine)
+        return fine
+
+    def done(self, stage: str, started: float, volume: torch.Tensor) -> None:
+        self.timings[stage] = time.perf_counter() - started
+        self.spent += self.COSTS[stage]
+        self.report(stage, volume)
+
+
+class Moments:
+    """Running mean and standard deviation of volumes (Welford), so that memory does not grow with the seeds."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, volume: torch.Tensor) -> None:
+        """Fold one volume in."""
+        self.count += 1
+        if self.count == 1:
+            self.mean, self.squares = volume.clone(), torch.zeros_like(volume)
+            return
+        change = volume - self.mean
+        self.mean = self.mean + change / self.count
+        self.squares = self.squares + change * (volume - self.mean)
+
+    @property
+    def std(self) -> torch.Tensor:
+        """Sample standard deviation; needs two volumes."""
+        return (self.squares / (self.count - 1)).sqrt()
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether bfloat16 products are native here; emulated ones are slower than float32."""
+    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None) or getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(check()) if check else False
