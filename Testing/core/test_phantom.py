@@ -17,6 +17,7 @@ from axon_core.data.phantom import (
     thorax,
     tree_radii,
 )
+from axon_core.errors import ConfigError
 from axon_core.geometry import CanonicalGrid
 
 GRID = CanonicalGrid(64)
@@ -43,6 +44,11 @@ def around(volume: np.ndarray, low: tuple[float, float, float], high: tuple[floa
 
 def test_same_seed_same_chest() -> None:
     np.testing.assert_array_equal(thorax(3, GRID), thorax(3, GRID))
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        thorax(-1, GRID)
 
 
 def test_seeds_differ(chests: dict[int, np.ndarray]) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from axon_core.errors import ConfigError
 from axon_core.geometry import CanonicalGrid
 
 AIR, FAT, MUSCLE, SOFT = -1000.0, -100.0, 52.0, 40.0  # HU
@@ -40,7 +41,12 @@ def thorax(seed: int, grid: CanonicalGrid) -> np.ndarray:
     Returns:
         HU in [-1024, 1500], float32 ``[z, y, x]``, LPS axes. The body goes on to the cube's bottom (abdomen) and
         top (neck, and arms if raised).
+
+    Raises:
+        ConfigError: the seed is negative.
     """
+    if seed < 0:
+        raise ConfigError("phantom.seed", f"Phantom seed {seed} is negative.", "Give a whole number from 0 upwards.")
     rng = np.random.default_rng(seed)
     person = Anatomy.sample(rng)
     canvas = Canvas(grid)
