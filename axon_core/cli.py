@@ -50,7 +50,7 @@ Model = Annotated[
 ]
 Preset = Annotated[str, typer.Option("--preset", "-p", help="preview, fast, quality or paper.")]
 Seeds = Annotated[str, typer.Option("--seeds", help="How many volumes to draw (3), or a list of seeds (0,7,42 or 5,).")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 
 
 class Format(str, Enum):

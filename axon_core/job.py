@@ -46,7 +46,7 @@ class ReconstructJob:
         model: name of an installed model, or a model's folder.
         preset: "preview", "fast", "quality" or "paper".
         seeds: one volume is drawn for each; with several, their spread is written too.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        device: "auto", "cpu", "cuda" or "mps".
         view: "PA" or "AP" where the frontal film's file is wrong or silent.
         invert: True or False where the automatic choice of bone-bright is wrong.
         pixel_size_mm: at the detector, for films whose file does not tell.
@@ -83,8 +83,9 @@ class ReconstructJob:
         _check("invert", self.invert is None or isinstance(self.invert, bool), "true, false or null")
         _check("lateral", self.lateral is None or isinstance(self.lateral, str), "a file name or null")
         _check("format", self.format in FORMATS, f"one of {', '.join(FORMATS)}")
-        _check("seeds", len(self.seeds) > 0 and len(set(self.seeds)) == len(self.seeds), "different whole numbers")
-        _check("seeds", all(0 <= seed < 2**63 for seed in self.seeds), "whole numbers from 0")
+        seeds = self.seeds if isinstance(self.seeds, tuple) else ()
+        good = len(seeds) > 0 and len(set(seeds)) == len(seeds) and all(0 <= seed < 2**63 for seed in seeds)
+        _check("seeds", good, "a list of different whole numbers from 0")
         size = self.pixel_size_mm
         known = isinstance(size, int | float) and not isinstance(size, bool) and 0 < size < 10
         _check("pixel_size_mm", size is None or known, "millimetres between 0 and 10, or null")
@@ -264,14 +265,16 @@ def run(job: ReconstructJob, staging: Staging, callback: Callable[[Progress], No
         AxonError: whatever a user can cause; nothing is written then.
     """
     with staging:
-        from axon_core.model import AxonModel
-        from axon_core.pipeline import Progress, reconstruct
         from axon_core.radiograph import Radiograph
 
-        callback(Progress("reading", 0.0, None, None, None))
         options: dict[str, Any] = {"invert": job.invert, "spacing_mm": job.spacing_mm}
         frontal = Radiograph.load(job.frontal, view=job.view, **options)
         lateral = None if job.lateral is None else Radiograph.load(job.lateral, view="LAT", **options)
+
+        from axon_core.model import AxonModel  # torch takes seconds: a wrong file is told before
+        from axon_core.pipeline import Progress, reconstruct
+
+        callback(Progress("model", 0.0))
         model = AxonModel.from_pretrained(job.model)
         made = reconstruct(
             frontal,
@@ -282,7 +285,7 @@ def run(job: ReconstructJob, staging: Staging, callback: Callable[[Progress], No
             device=job.device,
             callback=callback,
         )
-        callback(Progress("writing", 1.0, None, None, None))
+        callback(Progress("writing", 1.0))
         files = write_results(made, staging.folder, job.format, frontal.source)
     return Result(
         {kind: staging.output / path.name for kind, path in files.items()}, made.ncc, made.timings, made.warnings

@@ -124,8 +124,9 @@ def headline(reconstruction: Reconstruction) -> list[str]:
         f"model {provenance.get('model', '?')}, preset {provenance.get('preset', '?')}",
         f"{shape} voxels of {x:.2f} x {y:.2f} x {z:.2f} mm",
         f"agreement with the film (NCC): {ncc}",
-        f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}",
     ]
+    if seeds:
+        lines.append(f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}")
     if reconstruction.std is not None:
         lines.append(f"mean spread {float(reconstruction.std.hu.mean()):.0f} HU")
     return lines
@@ -177,8 +178,15 @@ def _page_data(reconstruction: Reconstruction) -> dict[str, Any]:
     }
     if reconstruction.std is not None:
         data["std_high"] = spread_high(reconstruction.std)
-        data["std"] = _pack(to_bytes(shrink(reconstruction.std.hu)[0], 0.0, data["std_high"]))
+        std = _onto(reconstruction.std, reconstruction.final)
+        data["std"] = _pack(to_bytes(shrink(std.hu)[0], 0.0, data["std_high"]))
     return data
+
+
+def _onto(std: CTVolume, final: CTVolume) -> CTVolume:
+    """The spread on the final volume's voxels, which super-resolution may have made smaller."""
+    same = std.hu.shape == final.hu.shape and np.allclose(std.affine, final.affine)
+    return std if same else std.resampled(final.affine, final.hu.shape, fill=0.0)
 
 
 def _pack(volume: np.ndarray) -> str:
@@ -251,7 +259,7 @@ def _facts(reconstruction: Reconstruction) -> list[tuple[str, str]]:
                 add(f"{key}.{inner}" if key else str(inner), content)
         elif isinstance(value, (list, tuple)) and any(isinstance(item, dict) for item in value):
             for number, item in enumerate(value, 1):
-                add(f"{key}.{number}", item)
+                facts.append((f"{key}.{number}", json.dumps(item, default=str)))
         elif isinstance(value, (list, tuple)):
             facts.append((key, ", ".join(str(item) for item in value)))
         else:
