@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+ENOUGH_LINES = 1000  # larger films are thinned to about this
 FRAME_TOLERANCE = 0.03  # of the film's range of values
 FRAME_SHARE = 0.97  # of a line that must have the frame's value
 LETTERED_SHARE = 0.6  # the same for lines on which the frame bears lettering
@@ -27,9 +28,14 @@ def film_area(pixels: np.ndarray) -> tuple[int, int, int, int]:
 
     A frame is a run of border lines that all have nearly one value. A collimator's shadow is a flat, darker or brighter
     border that ends in a straight edge along the whole side. Works on either polarity; rotated edges are not sought.
+    Exact to a pixel in films of up to 2000 lines, to a thousandth of an edge in larger ones.
     """
-    area = _inside(pixels, (0, pixels.shape[0], 0, pixels.shape[1]), _frame)
-    return _inside(pixels, area, _collimated)
+    rows, columns = pixels.shape
+    thin = max(1, min(rows, columns) // ENOUGH_LINES)
+    small = pixels[::thin, ::thin]
+    area = _inside(small, (0, small.shape[0], 0, small.shape[1]), _frame)
+    top, bottom, left, right = (thin * n for n in _inside(small, area, _collimated))
+    return top, min(bottom, rows), left, min(right, columns)
 
 
 def _inside(

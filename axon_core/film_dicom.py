@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings as python_warnings
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,8 @@ DEFLATED = b"1.2.840.10008.1.2.1.99"
 VIEWS = {
     "PA": XrayView.PA,
     "AP": XrayView.AP,
-    **dict.fromkeys(("LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT", "LLD", "RLD"), XrayView.LAT),
-}
+    **dict.fromkeys(("LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT"), XrayView.LAT),
+}  # the other defined terms are decubitus and oblique
 # CID 4010 "DX View": SNOMED CT and SNOMED RT codes
 VIEW_CODES = {
     **dict.fromkeys(("399348003", "R-10206"), XrayView.AP),
@@ -61,28 +62,37 @@ def read_dicom(name: str, data: bytes) -> RawFilm:
     Raises:
         FilmError: not an X-ray projection, several frames, damaged, too small or too large.
     """
+    from pydicom.config import disable_value_validation
+
     try:
-        dataset = _parsed(name, data)
-        warnings: list[str] = []
-        _check_kind(name, dataset, warnings)
-        _check_pixels(name, dataset)
-        stored = _decoded(name, dataset, warnings)
-        pixels, invert = _attenuation(dataset, stored, warnings)
-        orientation = _orientation(dataset)
-        return RawFilm(
-            pixels,
-            invert,
-            _spacing(dataset, warnings),
-            _view(dataset, orientation, warnings),
-            _distance(dataset),
-            orientation,
-            _source(dataset),
-            _burned_in(dataset) + tuple(warnings),
-        )
+        # the parser's complaints quote values, and a value may be a name
+        with python_warnings.catch_warnings(), disable_value_validation():
+            python_warnings.simplefilter("ignore")
+            return _film(name, _parsed(name, data))
     except FilmError:
         raise
     except Exception as error:  # damaged headers make pydicom raise nearly anything
         raise damaged(name, error) from None
+
+
+def _film(name: str, dataset: Any) -> RawFilm:
+    warnings: list[str] = []
+    _check_kind(name, dataset, warnings)
+    _check_pixels(name, dataset)
+    photometric = _text(dataset, "PhotometricInterpretation")
+    stored = _decoded(name, dataset, warnings)
+    pixels, invert = _attenuation(dataset, stored, photometric, warnings)
+    orientation = _orientation(dataset)
+    return RawFilm(
+        pixels,
+        invert,
+        _spacing(dataset, warnings),
+        _view(dataset, orientation, warnings),
+        _distance(dataset),
+        orientation,
+        _source(dataset),
+        _burned_in(dataset) + tuple(warnings),
+    )
 
 
 def _parsed(name: str, data: bytes) -> Any:
@@ -148,8 +158,8 @@ def _check_pixels(name: str, dataset: Any) -> None:
     if "PixelData" not in dataset:
         raise FilmError("film.no-pixels", f"{name} is DICOM without an image.", "Choose the image file of the study.")
     rows, columns, stored = int(dataset.Rows), int(dataset.Columns), len(dataset.PixelData)
-    check_size(name, rows, columns, stored)
-    samples, bits = int(dataset.get("SamplesPerPixel", 1)), int(dataset.BitsAllocated)
+    samples, bits = int(dataset.get("SamplesPerPixel") or 1), int(dataset.BitsAllocated)
+    check_size(name, rows, columns, stored, samples)
     if samples not in (1, 3) or bits not in (8, 16) or "PALETTE" in _text(dataset, "PhotometricInterpretation"):
         raise FilmError(
             "film.pixel-format",
@@ -183,9 +193,13 @@ def _check_codestream(name: str, dataset: Any, expected: tuple[int, int, int]) -
 
 
 def _decoded(name: str, dataset: Any, warnings: list[str]) -> np.ndarray:
-    """(rows, columns) stored values; three channels become their mean."""
+    """(rows, columns) stored values; three channels become their mean. Missing attributes get their usual value."""
     from pydicom.pixels import pixel_array
 
+    usual = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "PixelRepresentation": 0}
+    for keyword, value in (usual | {"BitsStored": dataset.BitsAllocated}).items():
+        if dataset.get(keyword) is None:
+            setattr(dataset, keyword, value)
     pixels = pixel_array(dataset)
     if pixels.ndim == 3 and pixels.shape[-1] == 3:
         chroma = (pixels.max(-1) - pixels.min(-1)) > COLOURED * (2 ** (8 * pixels.itemsize - 8))
@@ -196,19 +210,19 @@ def _decoded(name: str, dataset: Any, warnings: list[str]) -> np.ndarray:
     return pixels
 
 
-def _attenuation(dataset: Any, stored: np.ndarray, warnings: list[str]) -> tuple[np.ndarray, bool | None]:
+def _attenuation(
+    dataset: Any, stored: np.ndarray, photometric: str, warnings: list[str]
+) -> tuple[np.ndarray, bool | None]:
     """Values for display, and whether they must be inverted for bone to be white.
 
     Pixel Intensity Relationship (0028,1040) and its Sign (0028,1041): +1 means that higher stored values saw more
     X-rays, -1 fewer. Photometric Interpretation (0028,0004): MONOCHROME1 shows low values white.
     """
     sign = _number(dataset, "PixelIntensityRelationshipSign")
-    values = _modality(dataset, stored)
     raw = _text(dataset, "PresentationIntentType") == "FOR PROCESSING"  # (0008,0068)
     if raw and _text(dataset, "PixelIntensityRelationship") == "LIN" and sign in (1.0, -1.0):
-        return _minus_log(values, sign), False
-    shown = _voi(dataset, values, warnings)
-    photometric = _text(dataset, "PhotometricInterpretation")
+        return _minus_log(dataset, stored, sign), False
+    shown = _voi(dataset, _modality(dataset, stored), warnings)
     by_photometric = {"MONOCHROME1": True, "MONOCHROME2": False}.get(photometric)
     if sign not in (1.0, -1.0):
         return shown, by_photometric
@@ -226,12 +240,14 @@ def _rises(before: np.ndarray, after: np.ndarray) -> bool:
     return float(np.mean((x - x.mean()) * (y - y.mean()))) >= 0
 
 
-def _minus_log(values: np.ndarray, sign: float) -> np.ndarray:
-    """Attenuation of a film whose values are proportional to X-ray intensity I: -log(I / I_max)."""
-    low, high = float(values.min()), float(values.max())
-    intensity = values - min(low, 0.0) if sign > 0 else high - values
-    top = float(intensity.max())
-    return -np.log(np.maximum(intensity, top / 65535.0) / top) if top > 0 else intensity
+def _minus_log(dataset: Any, stored: np.ndarray, sign: float) -> np.ndarray:
+    """Attenuation of stored values that are linear in X-ray intensity I, rising or falling: -log(I / I_max)."""
+    bits = int(dataset.BitsStored)
+    lowest = -(2 ** (bits - 1)) if dataset.PixelRepresentation else 0
+    intensity = np.float32(sign) * (
+        stored.astype(np.float32) - np.float32(lowest if sign > 0 else lowest + 2**bits - 1)
+    )
+    return -np.log(np.maximum(intensity, 0.5) / max(float(intensity.max()), 0.5))
 
 
 def _modality(dataset: Any, stored: np.ndarray) -> np.ndarray:
@@ -281,8 +297,8 @@ def _lookup(dataset: Any, values: np.ndarray, item: Any) -> np.ndarray:
 def _spacing(dataset: Any, warnings: list[str]) -> tuple[float, float] | None:
     """Row and column spacing at the detector.
 
-    Imager Pixel Spacing (0018,1164), else Nominal Scanned Pixel Spacing (0018,2010), else Pixel Spacing (0028,0030), which
-    may have been scaled to the patient (Pixel Spacing Calibration Type (0028,0A02) GEOMETRY), which Estimated
+    Imager Pixel Spacing (0018,1164), else Nominal Scanned Pixel Spacing (0018,2010), else Pixel Spacing (0028,0030).
+    This may have been scaled to the patient (Pixel Spacing Calibration Type (0028,0A02) GEOMETRY), which Estimated
     Radiographic Magnification Factor (0018,1114) undoes.
     """
     for keyword in ("ImagerPixelSpacing", "NominalScannedPixelSpacing"):
@@ -338,6 +354,8 @@ def _view(dataset: Any, orientation: tuple[str, str] | None, warnings: list[str]
         warnings.append("A right lateral film: it is used as a left one, mirrored so that the chest faces right.")
     if position in VIEWS:
         return VIEWS[position]
+    if position:
+        warnings.append("View Position names neither a frontal nor a lateral view.")
     codes = [_text(item, "CodeValue") for item in dataset.get("ViewCodeSequence") or ()]
     for code in codes:
         if code in VIEW_CODES:

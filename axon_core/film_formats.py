@@ -7,6 +7,7 @@ on the header, before a pixel is decoded, so that a small file cannot ask for gi
 from __future__ import annotations
 
 import io
+import warnings as python_warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ MAX_FILE_BYTES = 512 * 1024 * 1024
 MIN_EDGE = 64
 COLOURED = 24  # a pixel is coloured when its channels differ by more than this, of 255: above the noise of JPEG
 LARGE = 16_000_000  # pixels; above this a film must weigh something
-PIXELS_PER_BYTE = 400  # no compressed film comes near this; decompression bombs lie above it
+PIXELS_PER_BYTE = 100  # no compressed film comes near this; decompression bombs lie above it
 
 ITK_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 
@@ -51,7 +52,7 @@ class RawFilm:
     warnings: tuple[str, ...] = ()
 
 
-def check_size(name: str, rows: int, columns: int, stored_bytes: int) -> None:
+def check_size(name: str, rows: int, columns: int, stored_bytes: int, channels: int = 1) -> None:
     """Refuse films that are too small to show a chest, too large for a film, or far too light for their size."""
     if min(rows, columns) < MIN_EDGE:
         raise FilmError(
@@ -59,12 +60,8 @@ def check_size(name: str, rows: int, columns: int, stored_bytes: int) -> None:
             f"{name} has only {rows} x {columns} pixels.",
             f"Load the full film, not a thumbnail: at least {MIN_EDGE} pixels along each edge, better 500 and more.",
         )
-    if rows * columns > MAX_PIXELS:
-        raise FilmError(
-            "film.too-large",
-            f"{name} claims {rows} x {columns} pixels, more than {MAX_PIXELS // 1_000_000} megapixels.",
-            "The file is damaged or not a film. Export it again at 5000 pixels per edge or fewer.",
-        )
+    if rows * columns * channels > MAX_PIXELS:
+        raise too_large(name, f"{rows} x {columns} pixels")
     if rows * columns > max(LARGE, PIXELS_PER_BYTE * stored_bytes):
         raise FilmError(
             "film.empty",
@@ -86,15 +83,18 @@ def read_picture(name: str, data: bytes) -> RawFilm:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as picture:
-            check_size(name, picture.height, picture.width, len(data))
-            frames = getattr(picture, "n_frames", 1)
-            form = str(picture.format)
-            if frames > 1 and form != "MPO":
-                raise multi_frame(name, frames)
-            pixels, warnings = _grey(name, ImageOps.exif_transpose(picture))
+        with python_warnings.catch_warnings():
+            python_warnings.simplefilter("ignore")  # of large or untidy files: both are judged here
+            with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as picture:
+                check_size(name, picture.height, picture.width, len(data), len(picture.getbands()))
+                frames, form = getattr(picture, "n_frames", 1), str(picture.format)
+                if frames > 1 and form != "MPO":
+                    raise multi_frame(name, frames)
+                pixels, warnings = _grey(name, ImageOps.exif_transpose(picture))
     except FilmError:
         raise
+    except Image.DecompressionBombError:
+        raise too_large(name, "hundreds of megapixels") from None
     except Exception as error:  # Pillow's decoders raise many types on damaged data
         raise damaged(name, error) from None
     return RawFilm(pixels, source={"format": form, "bits": 8 * pixels.dtype.itemsize}, warnings=warnings)
@@ -174,6 +174,14 @@ def _plane(name: str, size: tuple[int, ...], spacing: tuple[float, ...]) -> tupl
     if len(axes) < 2:
         raise FilmError("film.too-small", f"{name} is a single line or point.", "Load a full film.")
     return (size[axes[0]], size[axes[1]]), (float(spacing[axes[0]]), float(spacing[axes[1]]))
+
+
+def too_large(name: str, claim: str) -> FilmError:
+    return FilmError(
+        "film.too-large",
+        f"{name} claims {claim}; a film has at most {MAX_PIXELS // 1_000_000} megapixels.",
+        "The file is damaged or not a film. Export it again at 5000 pixels per edge or fewer.",
+    )
 
 
 def multi_frame(name: str, frames: int) -> FilmError:
