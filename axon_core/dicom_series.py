@@ -35,24 +35,25 @@ from axon_core.volume_readers import (
 PRIVATE_GROUP, PRIVATE_CREATOR = 0x0075, "AXON"  # element 01 of the block: the provenance as JSON
 
 _MAX_FILES = 50_000
-_MAX_EDGE = 8192  # pixels along a slice
+_MAX_EDGE = 4096  # pixels along a slice
 _MAX_GAP_MM = 15.0  # a wider hole between two slices is not filled
+_GROWTH = 4  # filling gaps may at most multiply the slices by this
 _SAME_PLACE_MM = 0.01
 _SIDEWAYS_MM = 1.0
+_SAME_AXES = 0.002  # mm per pixel
 _AXIAL = 0.8  # cosine between the slices' normal and the body axis
 _HEADER = [
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality",
+    "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality",
     "ImageType", "SeriesNumber", "SeriesDescription", "AcquisitionNumber", "TemporalPositionIdentifier", "Rows",
     "Columns", "NumberOfFrames", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "SyntheticData",
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Slice:
     path: Path
     series: str
     number: str  # SeriesNumber (0020,0011), for messages
-    instance: str
     phase: tuple[str, str]  # AcquisitionNumber (0020,0012), TemporalPositionIdentifier (0020,0100)
     origin: np.ndarray  # ImagePositionPatient (0020,0032): LPS of the first pixel's centre
     axes: np.ndarray  # (3, 2) mm per column and per row: Image Orientation times Pixel Spacing
@@ -65,19 +66,18 @@ class _Slice:
         normal = np.cross(self.axes[:, 0], self.axes[:, 1])
         return normal / np.linalg.norm(normal)
 
-    @property
-    def along(self) -> float:
-        """Position along the slices' normal."""
-        return float(self.origin @ self.normal)
+    def above(self, other: _Slice) -> float:
+        """Millimetres from the other slice to this one along the other's normal."""
+        return float((self.origin - other.origin) @ other.normal)
 
     @property
     def is_axial(self) -> bool:
         return bool(abs(self.normal[2]) > _AXIAL)
 
-    @property
-    def stack(self) -> tuple[Any, ...]:
-        """Slices with the same key can be stacked."""
-        return (self.series, self.rows, self.columns, *np.round(self.axes.ravel(), 3).tolist())
+    def stacks_with(self, other: _Slice) -> bool:
+        """Whether both belong to one series and are equal in size, direction and pixel spacing."""
+        same = (self.series, self.rows, self.columns) == (other.series, other.rows, other.columns)
+        return same and bool(np.allclose(self.axes, other.axes, rtol=0.0, atol=_SAME_AXES))
 
 
 def read_dicom(path: Path) -> RawVolume:
@@ -92,7 +92,7 @@ def read_dicom(path: Path) -> RawVolume:
         slices = list(_headers(path if path.is_dir() else path.parent, path.is_dir(), left_out))
         notes = [f"Left out: {count} {what}." for what, count in sorted(left_out.items())]
         chosen = _series_of(path, slices, left_out) if path.is_file() else _largest(name, slices, left_out, notes)
-        chosen = _one_per_position(name, sorted(chosen, key=lambda s: s.along), notes)
+        chosen = _one_per_position(name, sorted(chosen, key=lambda s: s.above(chosen[0])), notes)
         _check_stack(name, chosen)
         voxels = np.empty((len(chosen), chosen[0].rows, chosen[0].columns), np.float32)
         for index, one in enumerate(chosen):
@@ -116,20 +116,14 @@ def _quiet() -> Iterator[None]:
 
 
 def _headers(folder: Path, deep: bool, left_out: Counter[str]) -> Iterator[_Slice]:
-    seen: set[str] = set()
     for file in _files(folder, deep):
         try:
             one = _header(file)
         except _Other as reason:
             left_out[str(reason)] += 1
             continue
-        if one is None:
-            continue
-        if one.instance in seen:
-            left_out["second copies of the same slice"] += 1
-            continue
-        seen.add(one.instance)
-        yield one
+        if one is not None:
+            yield one
 
 
 def _files(folder: Path, deep: bool) -> list[Path]:
@@ -211,7 +205,6 @@ def _slice(path: Path, tags: dict[str, Any]) -> _Slice | None:
         path=path,
         series=str(tags["SeriesInstanceUID"]),
         number=str(tags["SeriesNumber"] if isinstance(tags["SeriesNumber"], int) else "?"),
-        instance=str(tags["SOPInstanceUID"] or path),
         phase=(str(tags["AcquisitionNumber"]), str(tags["TemporalPositionIdentifier"])),
         origin=origin,
         axes=cosines.T * [column_spacing, row_spacing],
@@ -233,15 +226,19 @@ def _series_of(path: Path, slices: list[_Slice], left_out: Counter[str]) -> list
     own = next((s for s in slices if s.path == path), None)
     if own is None:
         raise _no_ct(path.name, left_out)
-    return [s for s in slices if s.stack == own.stack]
+    return [s for s in slices if s.stacks_with(own)]
 
 
 def _largest(name: str, slices: list[_Slice], left_out: Counter[str], notes: list[str]) -> list[_Slice]:
     """The stack with most slices, axial ones first; refused if two are equally good."""
-    stacks: dict[tuple[Any, ...], list[_Slice]] = {}
+    stacks: list[list[_Slice]] = []
     for one in slices:
-        stacks.setdefault(one.stack, []).append(one)
-    ranked = sorted(stacks.values(), key=lambda stack: (stack[0].is_axial, len(stack)), reverse=True)
+        own = next((stack for stack in stacks if one.stacks_with(stack[0])), None)
+        if own is None:
+            stacks.append([one])
+        else:
+            own.append(one)
+    ranked = sorted(stacks, key=lambda stack: (stack[0].is_axial, len(stack)), reverse=True)
     if not ranked:
         raise _no_ct(name, left_out)
     best = ranked[0]
@@ -270,7 +267,7 @@ def _one_per_position(name: str, ordered: list[_Slice], notes: list[str]) -> lis
     """Drop slices that repeat their neighbour; of several phases keep the largest."""
     kept, repeated = ordered[:1], 0
     for one in ordered[1:]:
-        if one.along - kept[-1].along > _SAME_PLACE_MM:
+        if one.above(kept[-1]) > _SAME_PLACE_MM:
             kept.append(one)
         elif np.array_equal(_hounsfield(one), _hounsfield(kept[-1])):
             repeated += 1
@@ -374,16 +371,16 @@ def _evenly_spaced(
     name: str, voxels: np.ndarray, chosen: list[_Slice], notes: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Voxels at even steps along the slices' normal, and their affine (sheared if the gantry was tilted)."""
-    along = np.array([one.along for one in chosen])
+    along = np.array([one.above(chosen[0]) for one in chosen])
     origins = np.array([one.origin for one in chosen])
-    drift = (origins[-1] - origins[0]) / (along[-1] - along[0])  # mm of movement per mm along the normal
-    sideways = np.abs(origins - origins[0] - np.outer(along - along[0], drift)).max()
+    drift = (origins[-1] - origins[0]) / along[-1]  # mm of movement per mm along the normal
+    sideways = np.abs(origins - origins[0] - np.outer(along, drift)).max()
     if sideways > _SIDEWAYS_MM:
         raise VolumeError(
             "dicom.not-a-stack", f"{name}: the slices do not lie on one straight line.", "Choose another series."
         )
-    step = (along[-1] - along[0]) / (len(chosen) - 1)
-    if np.abs(along - along[0] - step * np.arange(len(chosen))).max() > 0.1 * step:
+    step = along[-1] / (len(chosen) - 1)
+    if np.abs(along - step * np.arange(len(chosen))).max() > 0.1 * step:
         voxels, step = _filled(name, voxels, along, notes)
     affine = np.eye(4)
     affine[:3, :2] = chosen[0].axes
@@ -395,15 +392,15 @@ def _evenly_spaced(
 def _filled(name: str, voxels: np.ndarray, along: np.ndarray, notes: list[str]) -> tuple[np.ndarray, float]:
     """Interpolate unevenly spaced slices linearly onto even steps of the usual width."""
     widest, usual = float(np.diff(along).max()), float(np.median(np.diff(along)))
-    length = float(along[-1] - along[0])
+    length = float(along[-1])
     count = round(length / usual) + 1
-    if widest > _MAX_GAP_MM or count * voxels[0].size > MAX_VOXELS:
+    if widest > _MAX_GAP_MM or count > _GROWTH * len(along) or count * voxels[0].size > MAX_VOXELS:
         raise VolumeError(
             "dicom.gap",
             f"{name}: there is a gap of {widest:.1f} mm between slices that usually lie {usual:.2f} mm apart.",
             "Slices are missing: export the whole series again.",
         )
-    places = np.interp(np.linspace(along[0], along[-1], count), along, np.arange(len(along)))
+    places = np.interp(np.linspace(0.0, length, count), along, np.arange(len(along)))
     below = np.minimum(places.astype(int), len(along) - 2)
     filled = np.empty((count, *voxels.shape[1:]), np.float32)
     for index, (first, weight) in enumerate(zip(below, places - below, strict=True)):

@@ -35,7 +35,7 @@ _MAX_HEADER = 1 << 20
 _DEFLATE_LIMIT = 1040  # deflate never packs more than about 1032 bytes into one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RawVolume:
     """What a file says, before anything is judged.
 

@@ -354,6 +354,12 @@ def test_a_sheared_sform_is_resampled_upright(tmp_path):
     refused("volume.sheared", CTVolume.load, nifti(tmp_path, array, sform=(254, "<i2", 1), srow=(280, "<f4", ras)))
 
 
+def test_a_shear_that_would_need_vast_memory_is_refused(tmp_path):
+    srow = np.array([[0.02, 60.0, 0, 0], [0, 80.0, 0, 0], [0, 0, 1.0, 0]])
+    path = nifti(tmp_path, chest((20, 40, 20)), sform=(254, "<i2", 1), srow=(280, "<f4", srow))
+    refused("volume.sheared", CTVolume.load, path)
+
+
 @pytest.mark.parametrize("space, signs", [("RAS", (-1, -1, 1)), ("left-anterior-superior", (1, -1, 1))])
 def test_nrrd_spaces_and_encodings(tmp_path, space, signs):
     array = chest()
