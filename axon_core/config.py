@@ -24,11 +24,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes of F(x): `ImageEncoder` widths and blocks, `FusionBlock` width."""
+    """Sizes of F(x): `ImageEncoder` widths and blocks, `FusionBlock` width and patch."""
 
     widths: tuple[int, ...]
     blocks: int = 2
     fusion_width: int = 16
+    fusion_patch: int = 1
 
 
 @dataclass(frozen=True)

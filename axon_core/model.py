@@ -96,8 +96,7 @@ class AxonModel:
     def film_to_volume(self) -> FilmToVolume:
         """F(x)."""
         c = self.config
-        e = c.encoder
-        return self._built("film_to_volume", FilmToVolume(c.film_size, c.size, e.widths, e.blocks, e.fusion_width))
+        return self._built("film_to_volume", FilmToVolume(c.encoder, c.film_size, c.size))
 
     @cached_property
     def coarse(self) -> UNet3d:

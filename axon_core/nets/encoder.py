@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from axon_core.config import EncoderConfig
+from axon_core.nets.patches import fold, unfold
+
 FRONTAL, FRONTAL_OF_TWO, LATERAL_OF_TWO = 0, 1, 2  # the roles that a film can have
 
 
@@ -116,22 +119,28 @@ class FusionBlock(nn.Module):
 
     Three 3x3x3 convolutions with group normalisation and ReLU beside a 1x1x1 convolution that starts as the mean of the
     views. The branch enters through a gain that starts at zero, so the block starts as exactly that mean and still learns.
+
+    Args:
+        width: channels of the first two convolutions.
+        patch: edge of the folded patches on which the branch works (see `patches.fold`), 1 as in the paper.
     """
 
-    def __init__(self, width: int = 16) -> None:
+    def __init__(self, width: int = 16, patch: int = 1) -> None:
         super().__init__()
+        self.patch = patch
         layers: list[nn.Module] = []
-        for channels_in, channels, groups in ((2, width, 8), (width, width, 8), (width, 1, 1)):
+        ends = patch**3
+        for channels_in, channels, groups in ((2 * ends, width, 8), (width, width, 8), (width, ends, 1)):
             layers += [nn.Conv3d(channels_in, channels, 3, padding=1), nn.GroupNorm(groups, channels), nn.ReLU()]
         self.branch = nn.Sequential(*layers)
         self.gain = nn.Parameter(torch.zeros(()))
-        self.skip = nn.Conv3d(2, 1, 1)
-        nn.init.constant_(self.skip.weight, 0.5)
-        nn.init.zeros_(self.skip.bias)
+        self.skip = nn.Parameter(torch.full((2, 1, 1, 1), 0.5))  # a 1x1x1 convolution, written out: ten times faster
+        self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
         """(B, 2, n, n, n) -> (B, 1, n, n, n)."""
-        return self.skip(views) + self.gain * self.branch(views)
+        mean = (views * self.skip).sum(1, keepdim=True) + self.bias
+        return mean + self.gain * unfold(self.branch(fold(views, self.patch)), self.patch)
 
 
 def lift(depth_features: torch.Tensor, lateral: bool) -> torch.Tensor:
@@ -157,10 +166,10 @@ class FilmToVolume(nn.Module):
     The weights serve one view or two: without a lateral film the FusionBlock is passed by.
     """
 
-    def __init__(self, film_size: int, volume_size: int, widths: tuple[int, ...], blocks: int, fusion_width: int) -> None:
+    def __init__(self, config: EncoderConfig, film_size: int, volume_size: int) -> None:
         super().__init__()
-        self.encoder = ImageEncoder(film_size, volume_size, widths, blocks)
-        self.fusion = FusionBlock(fusion_width)
+        self.encoder = ImageEncoder(film_size, volume_size, config.widths, config.blocks)
+        self.fusion = FusionBlock(config.fusion_width, config.fusion_patch)
 
     def forward(self, films: torch.Tensor) -> torch.Tensor:
         """(B, V, r*n, r*n) in [-1, 1] with V in {1, 2} -> (B, 1, n, n, n) in (-1, 1)."""
