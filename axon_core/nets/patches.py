@@ -1,0 +1,23 @@
+"""Space to depth and back: a volume as fewer positions with more channels."""
+
+from __future__ import annotations
+
+import torch
+
+
+def fold(x: torch.Tensor, patch: int) -> torch.Tensor:
+    """(B, C, pD, pH, pW) -> (B, C p^3, D, H, W)."""
+    if patch == 1:
+        return x
+    b, c, d, h, w = x.shape
+    x = x.view(b, c, d // patch, patch, h // patch, patch, w // patch, patch)
+    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, c * patch**3, d // patch, h // patch, w // patch)
+
+
+def unfold(x: torch.Tensor, patch: int) -> torch.Tensor:
+    """(B, C p^3, D, H, W) -> (B, C, pD, pH, pW), the inverse of `fold`."""
+    if patch == 1:
+        return x
+    b, c, d, h, w = x.shape
+    x = x.view(b, c // patch**3, patch, patch, patch, d, h, w)
+    return x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, c // patch**3, d * patch, h * patch, w * patch)
