@@ -25,7 +25,7 @@ SYNTAXES = {
     "1.2.840.10008.1.2.5",  # RLE
     *(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70)),  # JPEG, baseline, extended and lossless
     *(f"1.2.840.10008.1.2.4.{n}" for n in (80, 81)),  # JPEG-LS
-    *(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203)),  # JPEG 2000
+    *(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91)),  # JPEG 2000
 }  # Transfer Syntax UID (0002,0010)
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 
@@ -155,6 +155,8 @@ def _check_kind(name: str, dataset: Any, warnings: list[str]) -> None:
 
 def _check_pixels(name: str, dataset: Any) -> None:
     """Judge Rows (0028,0010), Columns (0028,0011), Bits Allocated (0028,0100) and the data's length before decoding."""
+    from pydicom.pixels import get_decoder
+
     if "PixelData" not in dataset:
         raise FilmError("film.no-pixels", f"{name} is DICOM without an image.", "Choose the image file of the study.")
     rows, columns, stored = int(dataset.Rows), int(dataset.Columns), len(dataset.PixelData)
@@ -172,6 +174,12 @@ def _check_pixels(name: str, dataset: Any) -> None:
             "film.compression",
             f"{name} is compressed in a way that cannot be read.",
             "Export it uncompressed, or as RLE, JPEG, JPEG-LS or JPEG 2000.",
+        )
+    if not get_decoder(syntax).is_available:
+        raise FilmError(
+            "film.no-decoder",
+            f"{name} is compressed, and no decoder for it is installed.",
+            "Install pylibjpeg with its libjpeg and openjpeg plugins and pyjpegls, or export the film uncompressed.",
         )
     if syntax.is_compressed:
         _check_codestream(name, dataset, (rows, columns, samples))

@@ -556,6 +556,12 @@ def test_dicom_that_is_no_film(tmp_path: Path) -> None:
     assert refusal(tmp_path, film_files.written(made)) == "film.no-pixels"
 
 
+def test_a_missing_decoder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = film_files.compressed(CHEST16, JPEG_LS)
+    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", property(lambda _: False))
+    assert refusal(tmp_path, data) == "film.no-decoder"
+
+
 def test_volumes_are_sent_to_the_other_door(tmp_path: Path) -> None:
     import SimpleITK as sitk
 
