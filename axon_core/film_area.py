@@ -58,7 +58,8 @@ def _inside(
 
 def _frame(film: np.ndarray) -> int:
     """How many of the first lines are frame: nearly all of one value, but for lettering between such lines."""
-    tolerance = FRAME_TOLERANCE * float(np.ptp(film))
+    low, high = robust_range(film)
+    tolerance = FRAME_TOLERANCE * (high - low)
     value = float(np.median(film[0]))
     share = np.mean(np.abs(film - value) <= tolerance, axis=1)
     plain = share >= FRAME_SHARE

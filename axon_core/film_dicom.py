@@ -28,6 +28,7 @@ SYNTAXES = {
     *(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91)),  # JPEG 2000
 }  # Transfer Syntax UID (0002,0010)
 DEFLATED = b"1.2.840.10008.1.2.1.99"
+CT_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1")
 
 VIEWS = {
     "PA": XrayView.PA,
@@ -136,10 +137,11 @@ def _texts(dataset: Any, keyword: str) -> list[str]:
 
 
 def _check_kind(name: str, dataset: Any, warnings: list[str]) -> None:
-    """Refuse what is no X-ray projection, by Modality (0008,0060) and Image Type (0008,0008)."""
+    """Refuse what is no X-ray projection, by Modality (0008,0060), SOP Class (0008,0016) and Image Type (0008,0008)."""
     modality = _text(dataset, "Modality")
-    localizer = "LOCALIZER" in _texts(dataset, "ImageType")
-    if modality == "CT" and not localizer:
+    is_ct = modality == "CT" or _text(dataset, "SOPClassUID") in CT_CLASSES
+    localizer = is_ct and "LOCALIZER" in _texts(dataset, "ImageType")
+    if is_ct and not localizer:
         raise FilmError("film.is-ct", f"{name} is a CT slice, not a film.", "Load it, or its folder, as a CT volume.")
     if localizer:
         warnings.append("A CT localizer: scanned line by line, it magnifies across but not along the patient.")

@@ -546,6 +546,10 @@ def test_dicom_that_is_no_film(tmp_path: Path) -> None:
         "film.truncated": {"PixelData": CHEST16.tobytes()[:-200]},
         "film.pixel-format": {"BitsAllocated": 32},
     }
+    for tags in ({"Modality": "MR", "ImageType": ["DERIVED", "LOCALIZER"]}, {"Modality": "US"}):
+        assert refusal(tmp_path, film_files.dicom(CHEST16, **tags)) == "film.modality"
+    ct = film_files.dataset(CHEST16, SOPClassUID="1.2.840.10008.5.1.4.1.1.2", Modality="")
+    assert refusal(tmp_path, film_files.written(ct)) == "film.is-ct"
     for code, tags in cases.items():
         assert refusal(tmp_path, film_files.dicom(CHEST16, **tags)) == code
     assert refusal(tmp_path, film_files.dicom(CHEST16, "1.2.840.10008.1.2.1.99")) == "film.deflated"
