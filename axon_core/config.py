@@ -1,4 +1,4 @@
-"""What a model is, as frozen dataclasses <-> TOML or JSON. Unknown keys are errors. The config travels inside the weights."""
+"""What a model is, as frozen dataclasses <-> TOML or JSON. Unknown keys are errors; weights carry their config."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ class BridgeConfig:
 
     Attributes:
         s: its variance factor (paper: 1).
-        sigma: standard deviation of Y - F(x) on training data in units of [-1, 1]; 0 trains the paper's plain "gradient"
+        sigma: standard deviation of Y - F(x) on training data in units of [-1, 1]; 0 trains the paper's plain
+        "gradient"
             target, anything else the preconditioned network.
     """
 
@@ -110,7 +111,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.window not in WINDOWS:
-            raise ConfigError("config.window", f"Unknown HU window {self.window!r}.", f"Use one of {', '.join(WINDOWS)}.")
+            raise ConfigError(
+                "config.window", f"Unknown HU window {self.window!r}.", f"Use one of {', '.join(WINDOWS)}."
+            )
         if self.film_size % self.size:
             raise ConfigError(
                 "config.film-size",

@@ -1,7 +1,7 @@
 """AxonModel: the three stages behind one door, with their config and weights.
 
-A model on disk is a folder with `model.safetensors` (all stages in half precision; the config, the trained stages and the
-card's figures in its metadata), `model.safetensors.sha256` and a model card `README.md`.
+A model on disk is a folder with `model.safetensors` (all stages in half precision; the config, the trained stages and
+the card's figures in its metadata), `model.safetensors.sha256` and a model card `README.md`.
 Networks are built and their weights read when first used, so that the first preview need not wait for the last stage.
 """
 
@@ -135,7 +135,9 @@ class AxonModel:
                 module.load_state_dict(state)
             except Exception as error:  # the file was replaced or damaged after it was opened
                 raise ModelError(
-                    "model.weights", f"{self.path.parent.name}: the weights of {name!r} do not fit.", "Install the model again."
+                    "model.weights",
+                    f"{self.path.parent.name}: the weights of {name!r} do not fit.",
+                    "Install the model again.",
                 ) from error
         return module.to(self.device).eval()
 
@@ -203,12 +205,16 @@ class AxonModel:
         if not (folder / WEIGHTS).is_file():
             known = ", ".join(info.name for info in available_models()) or "none"
             raise ModelError(
-                "model.not-found", f"There is no model {str(name_or_folder)!r}.", f"Installed models: {known}; or give a folder."
+                "model.not-found",
+                f"There is no model {str(name_or_folder)!r}.",
+                f"Installed models: {known}; or give a folder.",
             )
         info = inspect(folder)
         return cls(info.config, info.card, folder / WEIGHTS, info.sha256)
 
-    def save_pretrained(self, folder: str | os.PathLike[str], card: ModelCard, dtype: torch.dtype = torch.float16) -> ModelInfo:
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], card: ModelCard, dtype: torch.dtype = torch.float16
+    ) -> ModelInfo:
         """Write the networks of `card.stages`, their config and the card; an interrupted write leaves the old file."""
         from safetensors.torch import save_file
 
@@ -259,7 +265,9 @@ def inspect(folder: Path) -> ModelInfo:
     except AxonError:
         raise
     except Exception as error:  # safetensors and json raise many kinds; all mean the same to a user
-        raise ModelError("model.format", f"{folder.name}: not a model of this program.", "Use a folder that it wrote.") from error
+        raise ModelError(
+            "model.format", f"{folder.name}: not a model of this program.", "Use a folder that it wrote."
+        ) from error
     return ModelInfo(folder.name, folder, config, card, path.stat().st_size, digest)
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -162,14 +163,23 @@ def reconstruct(
         "stages": list(stages),
         "steps": {COARSE: run.quality.bridge_steps, FINE: run.quality.fine_steps},
         "eta": {COARSE: 1.0, FINE: 0.0},
-        "window": {"name": model.config.hu_window.name, "low": model.config.hu_window.low, "high": model.config.hu_window.high},
+        "window": {
+            "name": model.config.hu_window.name,
+            "low": model.config.hu_window.low,
+            "high": model.config.hu_window.high,
+        },
         "grid": {"size": final.hu.shape[0], "extent_mm": model.config.extent_mm},
         "device": chosen,
         "precision": run.precision,
         "torch": torch.__version__,
         "platform": platform.platform(terse=True),
         "films": {
-            name: {"source": film.source, "view": film.view.value, "scale_known": film.scale_known, "steps": list(film.steps)}
+            name: {
+                "source": film.source,
+                "view": film.view.value,
+                "scale_known": film.scale_known,
+                "steps": list(film.steps),
+            }
             for name, film in films.items()
         },
         "ncc": {name: round(value, 4) for name, value in ncc.items()},
@@ -179,13 +189,15 @@ def reconstruct(
 
 
 def resolve_device(device: str) -> str:
-    """"auto" -> the best device here; DeviceError if the one asked for is missing."""
+    """ "auto" -> the best device here; DeviceError if the one asked for is missing."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return next(name for name in ("cuda", "mps", "cpu") if available[name])
     if not available.get(device, False):
         raise DeviceError(
-            "device.missing", f"There is no device {device!r} here.", f"Use one of {', '.join(k for k, v in available.items() if v)}."
+            "device.missing",
+            f"There is no device {device!r} here.",
+            f"Use one of {', '.join(k for k, v in available.items() if v)}.",
         )
     return device
 
@@ -202,10 +214,14 @@ def _standard_films(frontal: Radiograph, lateral: Radiograph | None, model: Axon
     size = model.config.film_size
     films = {"frontal": standardise(frontal if frontal.view else replace(frontal, view=XrayView.PA), size)}
     if frontal.view is XrayView.LAT:
-        raise FilmError("film.view", "The frontal film is tagged as a lateral view.", "Exchange the films or set its view.")
+        raise FilmError(
+            "film.view", "The frontal film is tagged as a lateral view.", "Exchange the films or set its view."
+        )
     if lateral is not None:
         if lateral.view is not None and lateral.view.is_frontal:
-            raise FilmError("film.view", "The lateral film is tagged as a frontal view.", "Exchange the films or set its view.")
+            raise FilmError(
+                "film.view", "The lateral film is tagged as a frontal view.", "Exchange the films or set its view."
+            )
         films["lateral"] = standardise(replace(lateral, view=XrayView.LAT), size)
     return films
 
@@ -221,13 +237,15 @@ def _ncc(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
 class _Run:
     """One reconstruction at work: which stages, how far, how long."""
 
-    COSTS = {ENDPOINT: 1.0, COARSE: 2.0, FINE: 4.0, SUPER: 8.0}  # rough cost of one network evaluation
+    COSTS = MappingProxyType({ENDPOINT: 1.0, COARSE: 2.0, FINE: 4.0, SUPER: 8.0})  # of one network evaluation, roughly
 
     def __init__(self, model: AxonModel, quality: Quality, seeds: Sequence[int], callback: Callback | None) -> None:
         self.model, self.quality, self.callback = model, quality, callback
         wanted = model.card.stages if quality.everything else model.card.default_stages
         allowed = set() if quality.first_only else {stage for stage in wanted if model.has(stage)}
-        self.use_coarse, self.use_fine, self.use_sr = (name in allowed for name in ("coarse", "fine", "super-resolution"))
+        self.use_coarse, self.use_fine, self.use_sr = (
+            name in allowed for name in ("coarse", "fine", "super-resolution")
+        )
         self.stochastic = self.use_coarse or self.use_fine
         self.seeds = list(seeds) if self.stochastic else [0]
         self.times = bridge.times(quality.bridge_steps, quality.rho)
@@ -317,7 +335,7 @@ class _Run:
             self.spent += self.COSTS[COARSE]
             self.report(COARSE, state.x0 if index == 0 else None)
 
-        sample = sample_bridge(denoise, y, self.times, self.model.config.bridge.s, 1.0, noise, step)
+        sample = sample_bridge(denoise, y, self.times, self.model.config.bridge.s, 1.0, noise, step).clamp(-1, 1)
         moments.add(sample)
         self.timings[COARSE] = self.timings.get(COARSE, 0.0) + time.perf_counter() - started
         if index:
@@ -337,7 +355,7 @@ class _Run:
 
         alpha = self.model.alphas[self.fine_times[0]].to(hint.dtype)
         start = gaussian.add_noise(hint, alpha, noise(hint))
-        moments.add(sample_ddim(denoise, start, self.fine_times, self.model.alphas, 0.0, noise, step))
+        moments.add(sample_ddim(denoise, start, self.fine_times, self.model.alphas, 0.0, noise, step).clamp(-1, 1))
         self.timings[FINE] = self.timings.get(FINE, 0.0) + time.perf_counter() - started
 
     def super_resolution(self, volume: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from axon_core.config import EncoderConfig, UNetConfig, load_preset
 from axon_core.model import AxonModel, parameter_count
 from axon_core.nets.encoder import FilmToVolume, FusionBlock, lift
-from axon_core.nets.patches import fold, unfold
+from axon_core.nets.parts import fold, unfold
 from axon_core.nets.srnet import SRNet
 from axon_core.nets.unet import ControlNet3d, UNet3d
 
@@ -110,7 +110,9 @@ def test_paper_preset_has_the_paper_sizes():
     config = load_preset("paper")
     with torch.device("meta"):
         assert parameter_count(UNet3d(config.coarse, 2)) == pytest.approx(85.7e6, rel=0.005)
-        assert parameter_count(SRNet(config.sr.width, config.sr.blocks, config.sr.growth)) == pytest.approx(1.7e6, rel=0.05)
+        assert parameter_count(SRNet(config.sr.width, config.sr.blocks, config.sr.growth)) == pytest.approx(
+            1.7e6, rel=0.05
+        )
         film = FilmToVolume(config.encoder, config.film_size, config.size)
     assert film.encoder.attention is None
     assert config.film_size // config.size == 8

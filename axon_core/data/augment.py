@@ -1,7 +1,7 @@
 """Random anatomy from few anatomies: affine and elastic deformation, tissue density jitter.
 
-The deformation acts on the volume before any film is rendered from it, so film and volume always agree. Left and right are
-never swapped: the heart stays on its side.
+The deformation acts on the volume before any film is rendered from it, so film and volume always agree. Left and
+right are never swapped: the heart stays on its side.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def random_deformation(size: int, generator: torch.Generator, strength: float = 
     """
     grid = F.affine_grid(random_affine(generator, strength)[None], [1, 1, size, size, size], align_corners=False)
     control = torch.randn(1, 3, 6, 6, 6, generator=generator) * (strength * 7.0 / (EXTENT_MM / 2))
-    smooth = F.avg_pool3d(F.interpolate(control, size=12, mode="trilinear", align_corners=True), 3, 1, 1, count_include_pad=False)
+    smooth = F.avg_pool3d(
+        F.interpolate(control, size=12, mode="trilinear", align_corners=True), 3, 1, 1, count_include_pad=False
+    )
     field = F.interpolate(smooth, size=size, mode="trilinear", align_corners=True)
     return grid + 1.6 * field.permute(0, 2, 3, 4, 1)  # 1.6 restores the spread that smoothing takes
 

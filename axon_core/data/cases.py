@@ -1,6 +1,7 @@
 """A CT as training and evaluation see it: couch removed, on the canonical cube, its cut ends continued.
 
-A chest CT is shorter than the field of a chest film. What lies beyond its first and last slice is unknown, yet light passes
+A chest CT is shorter than the field of a chest film. What lies beyond its first and last slice is unknown, yet light
+passes
 there: the body is continued by its end slices, so that no film shows a cut edge, and `known` marks where the truth is.
 """
 
@@ -80,18 +81,18 @@ def place_case(volume: CTVolume, name: str, size: int = 128) -> Case:
     """Lay a chest CT onto the canonical cube; see `load_case`."""
     body = body_mask(volume.hu, np.asarray(volume.spacing_mm))
     clean = CTVolume(np.where(body, volume.hu, AIR_HU).astype(np.float32), volume.affine, volume.notes, volume.source)
-    z, y, x = np.nonzero(body)
+    _, y, x = np.nonzero(body)
     middle = [0.5 * (axis.min() + axis.max()) for axis in (x, y)] + [0.5 * (volume.hu.shape[0] - 1)]
     center = (volume.affine @ np.array([*middle, 1.0]))[:3]
     grid = CanonicalGrid(size, center_lps=(float(center[0]), float(center[1]), float(center[2])))
     marked = clean.resampled(grid.affine, grid.shape, fill=-9999.0).hu
     inside = marked > -2000
-    known = inside.any((1, 2))
+    known: np.ndarray = np.asarray(inside.any((1, 2)))
     slices = np.nonzero(known)[0]
     if len(slices) < size // 3:
         raise VolumeError("ct.short", f"{name}: the CT covers only part of a chest.", "Use a CT of the whole chest.")
     first, last = slices[0] + 1, slices[-1] - 1  # the outermost slices are blends with the outside
-    known[: first], known[last + 1 :] = False, False
+    known[:first], known[last + 1 :] = False, False
     hu = np.where(inside, marked, AIR_HU).astype(np.float32)
     hu[:first], hu[last + 1 :] = hu[first], hu[last]
     return Case(name, hu, known, grid)

@@ -1,7 +1,7 @@
 """Endless pairs of films and volumes: deformed CTs and phantoms, with the films that they would cast.
 
-Making a pair costs more than a training step on it, so pairs are made ahead, by any number of processes, one file each; the
-look of the films is drawn anew each time a pair is used.
+Making a pair costs more than a training step on it, so pairs are made ahead, by any number of processes, one file
+each; the look of the films is drawn anew each time a pair is used.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from axon_core.data.cases import AIR_HU, Case
 from axon_core.data.phantom import thorax
 from axon_core.drr.appearance import random_look
 from axon_core.drr.projector import Projector
+from axon_core.errors import ConfigError
 from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView
 from axon_core.intensity import HuWindow, hu_to_mu
 
@@ -46,7 +47,10 @@ def project_pair(hu: torch.Tensor, grid: CanonicalGrid, pixels: int, frontal: Xr
     mu = hu_to_mu(hu)
     centred = CanonicalGrid(grid.size, grid.extent_mm)
     slab = max(1, grid.size // 64)
-    films = [Projector(mu, centred.affine, view.beam, slab)(XrayGeometry(view, pixels))[0] for view in (frontal, XrayView.LAT)]
+    films = [
+        Projector(mu, centred.affine, view.beam, slab)(XrayGeometry(view, pixels))[0]
+        for view in (frontal, XrayView.LAT)
+    ]
     return torch.stack(films)
 
 
@@ -58,7 +62,16 @@ def make_pair(cases: Sequence[Case], seed: int, size: int, pixels: int, phantom_
         seed: everything random follows from it.
         size: edge of the returned volume.
         pixels: edge of the returned films.
+
+    Errors:
+        ConfigError: no CT to draw from, or a size that does not divide RENDER_SIZE.
     """
+    if not cases and phantom_share < 1:
+        raise ConfigError(
+            "pairs.no-ct", "No CT was given to make pairs from.", "Name CTs, or draw phantoms only (share 1)."
+        )
+    if RENDER_SIZE % size:
+        raise ConfigError("pairs.size", f"Volumes of {size} voxels are not made.", f"Use a divisor of {RENDER_SIZE}.")
     generator = torch.Generator().manual_seed(seed)
     grid = CanonicalGrid(RENDER_SIZE)
     if float(torch.rand((), generator=generator)) < phantom_share:
@@ -72,7 +85,7 @@ def make_pair(cases: Sequence[Case], seed: int, size: int, pixels: int, phantom_
     hu = density_jitter(warp(source, deformation, AIR_HU), generator)
     frontal = XrayView.AP if float(torch.rand((), generator=generator)) < 0.15 else XrayView.PA
     integrals = project_pair(hu, grid, pixels, frontal)
-    z = deformation[0, ..., 2].add(1).mul(RENDER_SIZE / 2).long()  # which slice of the CT each voxel comes from
+    z = deformation[0, ..., 2].add(1).mul(RENDER_SIZE / 2).floor().long()  # which slice of the CT each voxel comes from
     inside = (z >= 0) & (z < RENDER_SIZE)
     known_hu = torch.where(inside, known[z.clamp(0, RENDER_SIZE - 1)], torch.tensor(0.0))
     factor = RENDER_SIZE // size
@@ -107,12 +120,16 @@ def load_pair(path: Path) -> Pair:
 class PairDataset(torch.utils.data.Dataset):
     """Pairs of a folder, with fresh looks.
 
-    Each item is (films (2, h, w) in [-1, 1], target (1, n, n, n) in [-1, 1], weight (1, n, n, n)): weight is 1 where the
-    volume is known and `unknown_weight` where the body was continued beyond the CT.
+    Each item is (films (2, h, w) in [-1, 1], target (1, n, n, n) in [-1, 1], weight (1, n, n, n)): weight is 1 where
+    the volume is known and `unknown_weight` where the body was continued beyond the CT.
     """
 
     def __init__(self, folder: Path, window: HuWindow, seed: int = 0, unknown_weight: float = 0.1) -> None:
         self.paths = sorted(folder.glob("*.npz"))
+        if not self.paths:
+            raise ConfigError(
+                "pairs.none", f"There are no pairs in {folder.name}.", "Make them first, or name their folder."
+            )
         self.window = window
         self.seed = seed
         self.unknown_weight = unknown_weight

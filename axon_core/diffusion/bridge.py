@@ -31,11 +31,11 @@ def gradient_target(x0: torch.Tensor, y: torch.Tensor, m: torch.Tensor, s: float
 
 
 def preconditioning(m: torch.Tensor, s: float, sigma: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(c_skip, c_out, c_in) such that x0 = y + c_skip (x_m - y) + c_out f(c_in (x_m - y), ...) has a unit-variance target.
+    """(c_skip, c_out, c_in) such that x0 = y + c_skip (x_m - y) + c_out f(c_in (x_m - y)) has a unit-variance target.
 
     After Karras et al. (EDM, 2022), for a residual x0 - y of standard deviation `sigma`. x_m - y = (1 - m)(x0 - y) +
-    sqrt(delta) eps is the residual in noise, with variance k = (1 - m)^2 sigma^2 + delta; with f = 0 the prediction is the
-    best linear one, and at m = 1 it is y itself.
+    sqrt(delta) eps is the residual in noise, with variance k = (1 - m)^2 sigma^2 + delta; with f = 0 the prediction
+    is the best linear one, and at m = 1 it is y itself.
     """
     variance = (1 - m) ** 2 * sigma**2 + delta(m, s)
     variance = variance.clamp_min(1e-8)
@@ -52,8 +52,8 @@ def step(
         sigma^2 = eta^2 delta_r (delta_m - delta_r (1-m)^2 / (1-r)^2) / delta_m
         x_r = (1-r) x0 + r y + sqrt((delta_r - sigma^2) / delta_m) (x - (1-m) x0 - m y) + sigma eps
 
-    eta = 1 is the posterior of the bridge. At m = 1 the bridge has no spread left, and the limit is a fresh draw from the
-    marginal, for every eta: without it all seeds would give one volume.
+    eta = 1 is the posterior of the bridge. At m = 1 the bridge has no spread left, and the limit is a fresh draw from
+    the marginal, for every eta: without it all seeds would give one volume.
     """
     delta_r = 2 * s * (r - r * r)
     mean = (1 - r) * x0 + r * y

@@ -1,4 +1,4 @@
-"""Gaussian diffusion: x_t = sqrt(a_t) x0 + sqrt(1 - a_t) eps with a_t the cumulated product of 1 - beta (DDPM, Ho 2020)."""
+"""Gaussian diffusion: x_t = sqrt(a_t) x0 + sqrt(1 - a_t) eps, a_t the cumulated product of 1 - beta (DDPM, Ho 2020)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 def alpha_bars(steps: int = 1000, zero_terminal: bool = False) -> torch.Tensor:
     """(steps,) float64 cumulated alphas of the linear schedule beta = 1e-4 ... 2e-2.
 
-    `zero_terminal` rescales sqrt(a) so that the last is exactly 0 (Lin et al. 2024): sampling then starts from pure noise as
-    in training, and the mean HU cannot leak in.
+    `zero_terminal` rescales sqrt(a) so that the last is exactly 0 (Lin et al. 2024): sampling then starts from pure
+    noise as in training, and the mean HU cannot leak in.
     """
     alphas = torch.cumprod(1 - torch.linspace(1e-4, 2e-2, steps, dtype=torch.float64), 0)
     if zero_terminal:

@@ -1,7 +1,7 @@
 """The two sampling loops: pure functions of a denoiser, a start, a list of times and a source of noise.
 
-Every step calls `callback(Step)` with its prediction of the clean volume, which is the progressive preview. Noise comes from
-a CPU generator whatever the device, so that a seed gives the same volume everywhere.
+Every step calls `callback(Step)` with its prediction of the clean volume, which is the progressive preview. Noise
+comes from a CPU generator whatever the device, so that a seed gives the same volume everywhere.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def clinic_look(integrals: torch.Tensor) -> torch.Tensor:
 
 
 def with_scatter(integrals: torch.Tensor, fraction: float) -> torch.Tensor:
-    """Add a smooth scatter floor of `fraction` of the mean transmission in a wide neighbourhood, and take the log again.
+    """Mix in `fraction` of the mean transmission of a wide neighbourhood (scatter), and take the log again.
 
     Scatter fills the dark side of the exposure, which lowers contrast where the body is thick.
     """
@@ -102,7 +102,9 @@ class Look:
             film = film + self.noise * torch.randn(film.shape, generator=generator)
         top, bottom, left, right = self.frame
         mask = torch.zeros(height, width, dtype=torch.bool)
-        mask[round(top * height) : height - round(bottom * height), round(left * width) : width - round(right * width)] = 1
+        mask[
+            round(top * height) : height - round(bottom * height), round(left * width) : width - round(right * width)
+        ] = 1
         return torch.where(mask, stretch(film, mask), torch.tensor(-1.0))
 
     def to_dict(self) -> dict[str, object]:

@@ -1,9 +1,10 @@
 """Cone-beam line integrals through a volume: perspective shear-warp in plain torch.
 
-After Lacroute and Levoy (SIGGRAPH 1994) with Joseph's weights (IEEE TMI 1982). Seen from the source, every slab of voxels
-across the beam maps onto one middle plane by a scale and a shift, which are separable. So the whole projection is two
-gathers of contiguous rows (columns of the volume, then rows, summed over depth) and one small 2D warp from the middle plane
-onto the detector. All of it runs in the volume's own index space, so any affine (anisotropic, oblique, flipped) works alike.
+After Lacroute and Levoy (SIGGRAPH 1994) with Joseph's weights (IEEE TMI 1982). Seen from the source, every slab of
+voxels across the beam maps onto one middle plane by a scale and a shift, which are separable. So the whole projection
+is two gathers of contiguous rows (columns of the volume, then rows, summed over depth) and one small 2D warp from the
+middle plane onto the detector. All of it runs in the volume's own index space, so any affine (anisotropic, oblique,
+flipped) works alike.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class Projector:
         self.n_slabs, self.n_u, self.n_v, self.channels = slabs.shape
         self.table = slabs.reshape(self.n_slabs * self.n_u, self.n_v * self.channels).contiguous()
         self.slab = slab
-        self.planes = torch.arange(self.n_slabs, dtype=torch.float64) * slab + (slab - 1) / 2  # depth index of each slab
+        self.planes = (
+            torch.arange(self.n_slabs, dtype=torch.float64) * slab + (slab - 1) / 2
+        )  # depth index of each slab
         self.middle = float(self.planes.mean())
 
     def __call__(self, geometry: XrayGeometry, pose: RigidPose | None = None) -> torch.Tensor:
@@ -71,12 +74,12 @@ class Projector:
         ray_mm = torch.from_numpy(np.linalg.norm(detector - geometry.source, axis=-1))
         ray = torch.from_numpy(detector @ to_index[:3, :3].T + to_index[:3, 3]) - source
         if bool((ray[..., depth].abs() < 1e-6).any()):
-            raise ConfigError("drr.beam", "A ray runs along the slabs.", "Build the projector with the beam of this view.")
+            raise ConfigError("drr.beam", "A ray runs along the slabs.", "Build the projector for this view.")
 
         # where each ray meets the middle plane, and the part of that plane which the volume's shadow reaches
         hit = (self.middle - source[depth]) / ray[..., depth]
         hit_u, hit_v = source[u] + hit * ray[..., u], source[v] + hit * ray[..., v]
-        scale = (self.planes - source[depth]) / (self.middle - source[depth])  # (slabs,) magnification from middle plane
+        scale = (self.planes - source[depth]) / (self.middle - source[depth])  # (slabs,) magnification
         grid_u = self._middle_grid(hit_u, float(source[u]), self.n_u, scale)
         grid_v = self._middle_grid(hit_v, float(source[v]), self.n_v, scale)
 
@@ -95,7 +98,7 @@ class Projector:
         return film * step_mm.to(film.dtype)
 
     def _middle_grid(self, hit: torch.Tensor, source: float, count: int, scale: torch.Tensor) -> torch.Tensor:
-        """Sample positions along one axis of the middle plane: detector pitch, covering rays and the volume's shadow."""
+        """Positions along one axis of the middle plane: detector pitch, covering the rays and the volume's shadow."""
         edges = [source + (edge - source) / float(s) for edge in (-1.0, float(count)) for s in scale[[0, -1]]]
         low, high = max(float(hit.min()), min(edges)), min(float(hit.max()), max(edges))
         pitch = float(hit.max() - hit.min()) / (max(hit.shape) - 1)

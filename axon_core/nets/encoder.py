@@ -1,17 +1,19 @@
 """From films to a coarse volume: the image encoder and the FusionBlock (paper 3.1).
 
-The encoder brings a film of r*n pixels down to n pixels and reads its output channels as depth along the ray of that view:
-antero-posterior for a frontal film, left-right for a lateral one. The FusionBlock joins the two volumes.
+The encoder brings a film of r*n pixels down to n pixels and reads its output channels as depth along the ray of that
+view: antero-posterior for a frontal film, left-right for a lateral one. The FusionBlock joins the two volumes.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from axon_core.config import EncoderConfig
-from axon_core.nets.patches import fold, unfold
+from axon_core.nets.parts import fold, unfold, zero
 
 FRONTAL, FRONTAL_OF_TWO, LATERAL_OF_TWO = 0, 1, 2  # the roles that a film can have
 
@@ -28,8 +30,7 @@ class ResidualBlock2d(nn.Module):
         self.norm1, self.conv1 = _norm(channels_in), nn.Conv2d(channels_in, channels, 3, padding=1)
         self.norm2, self.conv2 = _norm(channels), nn.Conv2d(channels, channels, 3, padding=1)
         self.skip = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else nn.Identity()
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        zero(self.conv2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = self.conv1(F.silu(self.norm1(x)))
@@ -37,7 +38,7 @@ class ResidualBlock2d(nn.Module):
 
 
 class FilmAttention(nn.Module):
-    """Self-attention over the coarsest pixels of all films of a patient at once, so that the views inform each other."""
+    """Self-attention over the coarsest pixels of all films of a patient, so that the views inform each other."""
 
     def __init__(self, channels: int, pixels: int, heads: int = 4) -> None:
         super().__init__()
@@ -46,8 +47,7 @@ class FilmAttention(nn.Module):
         self.norm = _norm(channels)
         self.query_key_value = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        zero(self.out)
 
     def forward(self, x: torch.Tensor, views: int) -> torch.Tensor:
         batch, channels, height, width = x.shape
@@ -62,8 +62,8 @@ class FilmAttention(nn.Module):
 class ImageEncoder(nn.Module):
     """Films -> depth features, one channel for each depth.
 
-    A pixel-unshuffle stem (the strided convolution that costs least), then a 2D U-Net; with a single width it is a plain
-    convolutional encoder as in the paper.
+    A pixel-unshuffle stem (the strided convolution that costs least), then a 2D U-Net; with a single width it is a
+    plain convolutional encoder as in the paper.
 
     Args:
         film_size: pixels along each edge of a film.
@@ -81,15 +81,14 @@ class ImageEncoder(nn.Module):
         nn.init.normal_(self.role.weight, std=0.1)
         self.down, self.up, self.shrink = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(widths):
-            self.down.append(nn.ModuleList(ResidualBlock2d(width, width) for _ in range(blocks)))
+            self.down.append(nn.Sequential(*(ResidualBlock2d(width, width) for _ in range(blocks))))
             if level + 1 < len(widths):
                 self.shrink.append(nn.Conv2d(width, widths[level + 1], 3, 2, 1))
         lowest = volume_size // 2 ** (len(widths) - 1)
         self.attention = FilmAttention(widths[-1], lowest) if len(widths) > 1 else None
-        for width, below in reversed(list(zip(widths[:-1], widths[1:], strict=True))):
-            self.up.append(
-                nn.ModuleList([ResidualBlock2d(width + below, width), *(ResidualBlock2d(width, width) for _ in range(blocks - 1))])
-            )
+        for width, below in reversed(list(pairwise(widths))):
+            later = (ResidualBlock2d(width, width) for _ in range(blocks - 1))
+            self.up.append(nn.Sequential(ResidualBlock2d(width + below, width), *later))
         self.out = nn.Sequential(_norm(widths[0]), nn.SiLU(), nn.Conv2d(widths[0], volume_size, 1))
 
     def forward(self, films: torch.Tensor) -> torch.Tensor:
@@ -100,17 +99,14 @@ class ImageEncoder(nn.Module):
         x = self.stem(self.unshuffle(films.flatten(0, 1)[:, None])) + role[:, :, None, None]
         kept = []
         for level, blocks in enumerate(self.down):
-            for block in blocks:
-                x = block(x)
+            x = blocks(x)
             if level < len(self.shrink):
                 kept.append(x)
                 x = self.shrink[level](x)
         if self.attention is not None:
             x = self.attention(x, views)
         for blocks in self.up:
-            x = torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), kept.pop()], 1)
-            for block in blocks:
-                x = block(x)
+            x = blocks(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), kept.pop()], 1))
         return self.out(x).unflatten(0, (batch, views))
 
 
@@ -118,11 +114,12 @@ class FusionBlock(nn.Module):
     """Two depth-feature volumes -> one (paper 3.1).
 
     Three 3x3x3 convolutions with group normalisation and ReLU beside a 1x1x1 convolution that starts as the mean of the
-    views. The branch enters through a gain that starts at zero, so the block starts as exactly that mean and still learns.
+    views. The branch enters through a gain that starts at zero, so the block starts as exactly that mean and still
+    learns.
 
     Args:
         width: channels of the first two convolutions.
-        patch: edge of the folded patches on which the branch works (see `patches.fold`), 1 as in the paper.
+        patch: edge of the folded patches on which the branch works (see `parts.fold`), 1 as in the paper.
     """
 
     def __init__(self, width: int = 16, patch: int = 1) -> None:
@@ -146,8 +143,8 @@ class FusionBlock(nn.Module):
 def lift(depth_features: torch.Tensor, lateral: bool) -> torch.Tensor:
     """Depth features of one film -> volume axes.
 
-    Film rows run down (superior to inferior), columns as `XrayView.column`; depth channels run along index y of the volume
-    for a frontal film and along index x for a lateral film.
+    Film rows run down (superior to inferior), columns as `XrayView.column`; depth channels run along index y of the
+    volume for a frontal film and along index x for a lateral film.
 
     Args:
         depth_features: (B, depth, rows, columns).

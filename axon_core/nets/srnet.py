@@ -11,19 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from axon_core.nets.parts import zero
+
 
 class DenseBlock(nn.Module):
     """Five 3x3 convolutions, each seeing all earlier outputs; scaled by 0.2 and added to the input."""
 
     def __init__(self, width: int, growth: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(
-            nn.Conv2d(width + i * growth, growth if i < 4 else width, 3, padding=1) for i in range(5)
-        )
-        for conv in self.convs:
+        convs = [nn.Conv2d(width + i * growth, growth if i < 4 else width, 3, padding=1) for i in range(5)]
+        for conv in convs:
             nn.init.kaiming_normal_(conv.weight)
             conv.weight.data *= 0.1
-            nn.init.zeros_(conv.bias)
+            zero(conv, weight=False)
+        self.convs = nn.ModuleList(convs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         seen = [x]
@@ -61,8 +62,7 @@ class SRNet(nn.Module):
         self.enlarge = nn.Conv2d(width, width, 3, padding=1)
         # kernel divisible by stride along depth: every output slice has the same number of contributions
         self.join = nn.ConvTranspose3d(width, 1, (4, 3, 3), (2, 1, 1), (1, 1, 1))
-        nn.init.zeros_(self.join.weight)
-        nn.init.zeros_(self.join.bias)
+        zero(self.join)
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
         """(B, 1, D, H, W) in [-1, 1] -> (B, 1, 2D, 2H, 2W), unclipped."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from axon_core.config import UNetConfig
-from axon_core.nets.patches import fold, unfold
+from axon_core.nets.parts import fold, unfold
 
 Residuals = tuple[list[torch.Tensor], torch.Tensor]  # what a ControlNet adds to skips and middle
 
@@ -39,7 +39,9 @@ class UNet3d(nn.Module):
 
         self.patch = config.patch
         volume = config.patch**3
-        self.net = DiffusionModelUNet(in_channels=channels_in * volume, out_channels=channels_out * volume, **monai_arguments(config))
+        self.net = DiffusionModelUNet(
+            in_channels=channels_in * volume, out_channels=channels_out * volume, **monai_arguments(config)
+        )
 
     def forward(self, x: torch.Tensor, time: torch.Tensor, control: Residuals | None = None) -> torch.Tensor:
         """x (B, C, n, n, n), time (B,) in [0, 1000] -> (B, channels_out, n, n, n)."""

@@ -7,7 +7,7 @@ from torch import nn
 
 
 class EMA:
-    """Keeps w' <- d w' + (1 - d) w with d = min(decay, (1 + n) / (10 + n)) after n updates, so that it warms up fast."""
+    """Keeps w' <- d w' + (1 - d) w with d = min(decay, (1 + n) / (10 + n)) after n updates: it warms up fast."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay

@@ -1,4 +1,4 @@
-"""The loss of each stage. Every stage is a module over the networks that it trains; `forward(batch, generator)` is its loss.
+"""The loss of each stage: a module over the networks that it trains, whose `forward(batch, generator)` is the loss.
 
 A batch is (films (B, 2, p, p), target (B, 1, n, n, n), weight (B, 1, n, n, n)) as `PairDataset` gives it.
 """
@@ -22,7 +22,7 @@ def weighted_mean(error: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def drop_views(films: torch.Tensor, generator: torch.Generator, probability: float = 0.5) -> torch.Tensor:
-    """Leave out the lateral film of the whole batch with `probability`, so that one checkpoint serves one view or two."""
+    """Leave out the lateral films of a batch with `probability`, so that one checkpoint serves one view or two."""
     return films[:, :1] if float(torch.rand((), generator=generator)) < probability else films
 
 
@@ -48,8 +48,8 @@ class EndpointStage(nn.Module):
 class BridgeStage(nn.Module):
     """The bridge between Y and a frozen F(x), paper Eq. 3 as prediction of x0.
 
-    The squared error of x0 is divided by c_out^2, which makes it the error of a unit-variance target at every m. A fifth
-    of the draws sit at m = 1, where sampling starts.
+    The squared error of x0 is divided by c_out^2, which makes it the error of a unit-variance target at every m. A
+    fifth of the draws sit at m = 1, where sampling starts.
     """
 
     def __init__(self, model: AxonModel) -> None:
@@ -89,8 +89,8 @@ class PriorStage(nn.Module):
 class ControlStage(nn.Module):
     """ControlNet on the coarse volume, the prior frozen; gradients flow through the prior's decoder.
 
-    The hint is what inference offers: F(x) or a short bridge sample, from one view or two, slightly degraded, because the
-    coarse volumes of training chests are better than those of new ones.
+    The hint is what inference offers: F(x) or a short bridge sample, from one view or two, slightly degraded, because
+    the coarse volumes of training chests are better than those of new ones.
     """
 
     def __init__(self, model: AxonModel) -> None:
@@ -115,8 +115,8 @@ class ControlStage(nn.Module):
 class SuperResolutionStage(nn.Module):
     """|SR(low) - Y| on random blocks; the batch's volumes are at the doubled resolution.
 
-    Low volumes are the pooled truth (blurred and noisy at random) or the coarse volume of the chest's films (the paper's
-    "with synthetic inputs").
+    Low volumes are the pooled truth (blurred and noisy at random) or the coarse volume of the chest's films (the
+    paper's "with synthetic inputs").
     """
 
     def __init__(self, model: AxonModel, block: int = 24) -> None:

@@ -1,4 +1,4 @@
-"""The loop: one stage, endless batches, a cosine schedule, EMA, checkpoints from which training goes on as if never stopped.
+"""The loop: one stage, endless batches, a cosine schedule, EMA, checkpoints to go on from as if never stopped.
 
 Everything random of step k follows from (seed, k) alone, so a resumed run draws what the uninterrupted one would have.
 """
@@ -81,7 +81,12 @@ def train(stage: nn.Module, dataset: Dataset[Any], options: TrainOptions, folder
     def save(step: int) -> None:
         temporary = state_file.with_suffix(".tmp")
         torch.save(
-            {"trained": trained.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema.state_dict(), "step": step},
+            {
+                "trained": trained.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "ema": ema.state_dict(),
+                "step": step,
+            },
             temporary,
         )
         os.replace(temporary, state_file)

@@ -1,0 +1,149 @@
+"""The road from film to volume, with untrained networks: order, seeds, progress, cancel, provenance, geometry."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from axon_core import SYNTHETIC_NOTICE
+from axon_core.ctvolume import CTVolume
+from axon_core.errors import Cancelled, ConfigError, DeviceError, FilmError
+from axon_core.geometry import CanonicalGrid, XrayView
+from axon_core.model import AxonModel
+from axon_core.pipeline import COARSE, ENDPOINT, FINE, SUPER, Moments, Progress, reconstruct, reproject
+from axon_core.radiograph import Radiograph
+
+
+def film(view: XrayView | None = XrayView.PA, seed: int = 0) -> Radiograph:
+    """A smooth random image, large enough to pass for a film."""
+    noise = torch.rand(1, 1, 12, 10, generator=torch.Generator().manual_seed(seed))
+    pixels = torch.nn.functional.interpolate(noise, size=(360, 300), mode="bicubic")[0, 0].numpy()
+    return Radiograph(pixels, view=view)
+
+
+@pytest.fixture(scope="module")
+def model() -> AxonModel:
+    torch.manual_seed(0)
+    built = AxonModel.from_preset("tiny")
+    for net in (built.coarse.net, built.prior.net):  # outputs start at zero; wake them
+        for parameter in net.out.parameters():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return built
+
+
+def test_every_stage_leaves_its_volume(model):
+    result = reconstruct(film(), model=model, seeds=(0, 1), device="cpu")
+    assert list(result.stages) == [ENDPOINT, COARSE, FINE, SUPER]
+    assert result.final.hu.shape == (32, 32, 32)
+    assert result.std is not None and result.std.hu.shape == (16, 16, 16) and float(result.std.hu.max()) > 0
+    assert result.final.hu.min() >= -1000 and result.final.hu.max() <= 1000
+    np.testing.assert_allclose(result.final.affine, CanonicalGrid(32).affine)
+    assert set(result.timings) >= {ENDPOINT, COARSE, FINE, SUPER}
+
+
+def test_preview_stops_at_the_first_volume(model):
+    result = reconstruct(film(), model=model, preset="preview", device="cpu")
+    assert list(result.stages) == [ENDPOINT]
+    assert result.std is None and result.provenance["seeds"] == []
+
+
+def test_only_stages_that_proved_themselves_run_by_default(model):
+    cautious = dataclasses.replace(
+        model, card=dataclasses.replace(model.card, default_stages=("endpoint", "super-resolution"))
+    )
+    assert list(reconstruct(film(), model=cautious, device="cpu").stages) == [ENDPOINT, SUPER]
+
+
+def test_a_seed_gives_the_same_volume_alone_or_among_others(model):
+    alone = [reconstruct(film(), model=model, seeds=(s,), device="cpu").stages[FINE].hu for s in (3, 4)]
+    together = reconstruct(film(), model=model, seeds=(3, 4), device="cpu").stages[FINE].hu
+    np.testing.assert_allclose(together, (alone[0] + alone[1]) / 2, atol=0.5)
+    assert np.abs(alone[0] - alone[1]).max() > 1
+
+
+def test_progress_rises_to_one_and_shows_volumes(model):
+    seen: list[Progress] = []
+    reconstruct(film(), model=model, seeds=(0, 1), device="cpu", callback=seen.append)
+    fractions = [p.fraction for p in seen]
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0
+    assert list(dict.fromkeys(p.stage for p in seen)) == ["films", ENDPOINT, COARSE, FINE, SUPER, "done"]
+    previews = [p for p in seen if p.preview is not None]
+    assert {p.stage for p in previews} == {ENDPOINT, COARSE, FINE, SUPER}
+    assert all(p.grid.size == p.preview.shape[0] for p in previews)
+
+
+def test_cancel_stops_the_work(model):
+    calls = []
+
+    def stop(progress: Progress) -> None:
+        calls.append(progress.stage)
+        if progress.stage == COARSE:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        reconstruct(film(), model=model, device="cpu", callback=stop)
+    assert calls.count(COARSE) == 1
+
+
+def test_provenance_is_complete_and_plain(model):
+    result = reconstruct(film(), film(XrayView.LAT, 1), model=model, seeds=(7,), device="cpu")
+    told = json.loads(json.dumps(result.provenance))
+    assert told["notice"] == SYNTHETIC_NOTICE
+    assert told["seeds"] == [7] and told["window"] == {"name": "wide", "low": -1000.0, "high": 1000.0}
+    assert set(told["films"]) == {"frontal", "lateral"} == set(result.ncc)
+    assert {"version", "weights_sha256", "preset", "steps", "eta", "grid", "device", "created"} <= set(told)
+    assert result.final.source["notice"] == SYNTHETIC_NOTICE
+
+
+def test_films_in_the_wrong_place_are_refused(model):
+    with pytest.raises(FilmError):
+        reconstruct(film(XrayView.LAT), model=model, device="cpu")
+    with pytest.raises(FilmError):
+        reconstruct(film(), film(XrayView.AP), model=model, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [({"preset": "best"}, ConfigError), ({"seeds": ()}, ConfigError), ({"device": "tpu"}, DeviceError)],
+)
+def test_bad_requests_are_named(model, change, kind):
+    with pytest.raises(kind) as caught:
+        reconstruct(film(), model=model, **{"device": "cpu", **change})
+    assert caught.value.advice
+
+
+def test_out_of_memory_falls_back_with_a_note(model, monkeypatch):
+    import axon_core.pipeline as pipeline
+
+    real, calls = pipeline._Run.stages, []
+
+    def first_call_fails(self, films):
+        calls.append(1)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, films)
+
+    monkeypatch.setattr(pipeline._Run, "stages", first_call_fails)
+    result = reconstruct(film(), model=model, preset="preview", device="cpu")
+    assert any("out of memory" in warning for warning in result.warnings)
+
+
+def test_reprojection_shows_the_body_where_it_is():
+    """A dense block to the patient's left is bright on the right of the frontal film."""
+    hu = np.full((32, 32, 32), -1000.0, np.float32)
+    hu[12:20, 12:20, 22:28] = 300
+    image = reproject(CTVolume.from_grid(hu, CanonicalGrid(32)), XrayView.PA, 64)
+    assert image[:, 40:].mean() > image[:, :24].mean() + 0.1
+
+
+def test_moments_are_mean_and_sample_deviation():
+    draws = torch.randn(5, 1, 1, 4, 4, 4, dtype=torch.float64)
+    moments = Moments()
+    for draw in draws:
+        moments.add(draw)
+    torch.testing.assert_close(moments.mean, draws.mean(0))
+    torch.testing.assert_close(moments.std, draws.std(0))
