@@ -5,6 +5,7 @@
     python -m axon_core.training.recipe train endpoint --pairs pairs --run run --steps 6000
     python -m axon_core.training.recipe train coarse   --pairs pairs --run run --steps 3000
     python -m axon_core.training.recipe train prior | control | super-resolution ...
+    python -m axon_core.training.recipe ship --run run --out Resources/Models/axon-small --default endpoint ...
 
 Every command resumes where it was stopped. Each stage starts from the finished stages before it in `--run`.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,9 +23,10 @@ import torch
 from axon_core.config import load_preset
 from axon_core.data.cases import load_case
 from axon_core.data.pairs import PairDataset, make_pair, save_pair
+from axon_core.errors import AxonError
 from axon_core.model import AxonModel, ModelCard
 from axon_core.training import stages
-from axon_core.training.trainer import TrainOptions, train
+from axon_core.training.trainer import TrainOptions, read_state, train
 
 STAGES = {
     "endpoint": stages.EndpointStage,
@@ -64,9 +67,8 @@ def open_run(preset: str, run: Path) -> AxonModel:
     for stage, attribute in TRAINED.items():
         state_file = run / stage / "state.pt"
         if state_file.is_file():
-            state = torch.load(state_file, map_location="cpu", weights_only=True)
             network = getattr(model, attribute)
-            network.load_state_dict(state["ema"]["average"])
+            network.load_state_dict(read_state(state_file, network)["ema"]["average"])
             network.eval().requires_grad_(False)
             done.append({"prior": "", "control": "fine"}.get(stage, stage))
     model.card = ModelCard(stages=tuple(stage for stage in done if stage))
@@ -91,11 +93,40 @@ def train_stage(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     model = open_run(args.preset, args.run)
     data = PairDataset(args.pairs, model.config.hu_window, seed=args.seed)
-    if args.stage == "coarse" and not (args.run / "sigma.txt").is_file():
+    if args.stage == "coarse" and model.config.bridge.sigma and not (args.run / "sigma.txt").is_file():
         (args.run / "sigma.txt").write_text(f"{residual_sd(model, data):.4f}\n")
         model = open_run(args.preset, args.run)
     options = TrainOptions(steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed, ema=args.ema)
     train(STAGES[args.stage](model), data, options, args.run / args.stage)
+
+
+def ship(args: argparse.Namespace) -> None:
+    """Write the averaged weights of every trained stage as a model, with its card and the curves of training."""
+    model = open_run(args.preset, args.run)
+    card = dataclasses.replace(
+        model.card,
+        title=args.title,
+        licence=args.licence,
+        data=args.data,
+        notes=args.notes,
+        default_stages=tuple(args.default),
+    )
+    info = model.save_pretrained(args.out, card)
+    plot_curves(args.run, args.out / "curves.png")
+    print(f"{info.folder}: {info.size_bytes / 1e6:.1f} MB, sha256 {info.sha256}")
+
+
+def plot_curves(run: Path, picture: Path) -> None:
+    """Loss against step of every stage, from the run's logs."""
+    from matplotlib.figure import Figure
+
+    logs = [(stage, run / stage / "log.jsonl") for stage in STAGES if (run / stage / "log.jsonl").is_file()]
+    figure = Figure(figsize=(3.2 * len(logs), 2.6), layout="constrained")
+    for axes, (stage, path) in zip(figure.subplots(1, len(logs), squeeze=False)[0], logs, strict=True):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], lw=0.8)
+        axes.set(title=stage, xlabel="step", yscale="log")
+    figure.savefig(picture, dpi=100)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -123,8 +154,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer.add_argument("--threads", type=int, default=torch.get_num_threads())
     trainer.add_argument("--preset", default="small")
     trainer.set_defaults(run_command=train_stage)
+    shipping = commands.add_parser("ship", help="write the run as a model")
+    shipping.add_argument("--run", type=Path, required=True)
+    shipping.add_argument("--out", type=Path, required=True)
+    shipping.add_argument(
+        "--default", nargs="+", required=True, help="stages that beat the stage before on held-out CTs"
+    )
+    shipping.add_argument("--preset", default="small")
+    for text in ("title", "licence", "data", "notes"):
+        shipping.add_argument(f"--{text}", default="", help="of the model card")
+    shipping.set_defaults(run_command=ship)
     args = parser.parse_args(argv)
-    args.run_command(args)
+    try:
+        args.run_command(args)
+    except AxonError as error:
+        parser.exit(error.exit_code, f"{error}\n")
 
 
 if __name__ == "__main__":
