@@ -125,6 +125,18 @@ def test_page_holds_the_volume(made: Reconstruction) -> None:
     assert data["std_high"] >= np.percentile(made.std.hu, 99)
 
 
+def test_page_shows_a_coarser_spread_where_it_lies(made: Reconstruction) -> None:
+    """Super-resolution doubles the final volume only; the spread keeps the coarse voxels of the same cube."""
+    coarse = np.zeros((12, 10, 8), np.float32)
+    coarse[5, 2, 6] = 400
+    affine = np.diag([10.0, 8.0, 6.0, 1.0])
+    affine[:3, 3] = (2.5, 2.0, 1.5)
+    data = page_data(report.render_html(replace(made, std=CTVolume(coarse, affine))))
+    shown = unpack(data["std"]).reshape(made.final.hu.shape)
+    assert shown[10:12, 4:6, 12:14].min() > 0 and shown.sum() > 0
+    assert shown[:8].max() == shown[14:].max() == shown[:, 8:].max() == shown[:, :, :10].max() == 0
+
+
 # ---- the page
 
 

@@ -160,7 +160,7 @@ def render_html(reconstruction: Reconstruction) -> str:
             f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
             for key, value in _facts(reconstruction)
         ),
-        "data": json.dumps(_page_data(reconstruction)).replace("<", "\\u003c"),
+        "data": json.dumps(_page_data(reconstruction)),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
 
@@ -191,7 +191,7 @@ def _onto(std: CTVolume, final: CTVolume) -> CTVolume:
 
 def _pack(volume: np.ndarray) -> str:
     """Bytes -> base64 of their zlib stream (RFC 1950), which browsers call "deflate"."""
-    return base64.b64encode(zlib.compress(np.ascontiguousarray(volume).tobytes(), 9)).decode()
+    return base64.b64encode(zlib.compress(np.ascontiguousarray(volume).tobytes(), 6)).decode()
 
 
 def _film_figures(reconstruction: Reconstruction) -> list[str]:
@@ -384,5 +384,5 @@ def _picture(image: np.ndarray) -> Image.Image:
 
 def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG")
     return buffer.getvalue()
