@@ -363,6 +363,16 @@ def test_laterals_face_right(tmp_path: Path) -> None:
     assert mirrored.to_original @ [0, 0, 1] == pytest.approx(told.to_original @ [0, 0, 1])
 
 
+def test_mirrored_laterals_keep_their_centre() -> None:
+    """A frame on one side moves the film on the detector the same way, whoever tells which way it faces."""
+    framed = np.pad(SIDE[:, ::-1], ((0, 0), (30, 0)))
+    guessed = standardise(Radiograph(framed, (2.0, 1.6), XrayView.LAT), 96)
+    told = standardise(Radiograph(framed, (2.0, 1.6), XrayView.LAT, orientation=("P", "F")), 96)
+    assert guessed.scale_known and np.allclose(guessed.to_original, told.to_original)
+    assert np.allclose(guessed.image, told.image, atol=1e-6)
+    assert told.to_original @ [47.5, 47.5, 1] == pytest.approx([99.5, 104.5, 1])  # centre on centre, frame included
+
+
 def test_contradicting_orientation_is_left_alone() -> None:
     shown = standardise(Radiograph(CHEST, None, XrayView.PA, orientation=("A", "F")), 64)
     assert any("contradicts" in w for w in shown.warnings)
