@@ -77,7 +77,7 @@ class CTVolume:
         Raises:
             VolumeError: missing, unknown, damaged, not one 3D CT, or with unusable geometry.
         """
-        path = Path(path)
+        path = Path(os.path.abspath(path))
         try:
             with np.errstate(all="ignore"):  # absurd numbers are found by asking whether results are finite
                 return _judged(_read(path))
@@ -291,9 +291,8 @@ def _upright(name: str, hu: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray,
         raise VolumeError("volume.sheared", f"{name}: the axes are sheared by more than 48°.", "Check its header.")
     x = columns[:, 0] / spacing[0]
     z = np.cross(columns[:, 0], columns[:, 1])
-    z *= np.sign(z @ columns[:, 2]) / np.linalg.norm(z)
-    y = np.cross(z, x)
-    axes = np.stack([x, y * np.sign(y @ columns[:, 1]), z], axis=1)
+    z /= np.linalg.norm(z)
+    axes = np.stack([x, np.cross(z, x), z], axis=1)
     steps = np.abs(np.diag(axes.T @ columns))
     corners = np.indices((2, 2, 2)).reshape(3, -1).T * (np.array(hu.shape[::-1]) - 1)
     inside = (corners @ columns.T) @ axes

@@ -9,6 +9,7 @@ Sources: PS3.3 C.7.6.2 Image Plane, C.8.2.1 CT Image; tags beside the code.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import warnings
@@ -90,7 +91,7 @@ def read_dicom(path: Path) -> RawVolume:
     left_out: Counter[str] = Counter()
     with _quiet():
         slices = list(_headers(path if path.is_dir() else path.parent, path.is_dir(), left_out))
-        notes = [f"Left out: {count} {what}." for what, count in sorted(left_out.items())]
+        notes = [f"Left out: {what} ({count})." for what, count in sorted(left_out.items())]
         chosen = _series_of(path, slices, left_out) if path.is_file() else _largest(name, slices, left_out, notes)
         chosen = _one_per_position(name, sorted(chosen, key=lambda s: s.above(chosen[0])), notes)
         _check_stack(name, chosen)
@@ -107,9 +108,15 @@ def _quiet() -> Iterator[None]:
     """pydicom's remarks about a file may quote the patient; none of them is for our users."""
     import pydicom.config
 
-    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-        warnings.simplefilter("ignore")
-        yield
+    log = logging.getLogger("pydicom")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 # --- headers ---------------------------------------------------------------------------------------------------------
@@ -274,7 +281,7 @@ def _one_per_position(name: str, ordered: list[_Slice], notes: list[str]) -> lis
         else:
             return _largest_phase(name, ordered, notes)
     if repeated:
-        notes.append(f"Left out: {repeated} slices that repeat another one.")
+        notes.append(f"Left out: slices that repeat another one ({repeated}).")
     return kept
 
 

@@ -30,6 +30,7 @@ FORMATS_ADVICE = (
 SYNTHETIC_MARK = "SYNTHETIC"
 LOWEST_HU = -1024.0  # scanners pad outside the field of view with less; nothing is thinner than vacuum
 
+_DAMAGED = "The file is damaged or incomplete: copy or export it again."
 _CHUNK = 1 << 24
 _MAX_HEADER = 1 << 20
 _DEFLATE_LIMIT = 1040  # deflate never packs more than about 1032 bytes into one
@@ -76,9 +77,6 @@ def check_shape(name: str, sizes: list[int]) -> tuple[int, int, int]:
             "Crop or resample the volume, or check whether the file is damaged.",
         )
     return x, y, z
-
-
-_DAMAGED = "The file is damaged or incomplete: copy or export it again."
 
 
 def damaged(name: str, why: str) -> VolumeError:

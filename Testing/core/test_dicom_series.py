@@ -169,7 +169,7 @@ def test_the_largest_axial_series_is_taken_and_told(tmp_path):
     volume = CTVolume.load(tmp_path / "cd")
     assert np.array_equal(volume.hu, chest())
     assert "Took series 4 with 8 slices, the largest of 3 stacks." in volume.notes
-    assert "Left out: 8 DICOM objects that are not CT." in volume.notes
+    assert "Left out: DICOM objects that are not CT (8)." in volume.notes
 
 
 def test_two_equally_large_series_are_refused(tmp_path):
@@ -187,7 +187,7 @@ def test_a_localizer_in_the_same_series_is_left_out(tmp_path):
 
     write_series(tmp_path / "a", change=change)
     volume = CTVolume.load(tmp_path / "a")
-    assert np.array_equal(volume.hu, chest()[1:]) and volume.notes == ("Left out: 1 localizers.",)
+    assert np.array_equal(volume.hu, chest()[1:]) and volume.notes == ("Left out: localizers (1).",)
 
 
 def test_repeated_slices_are_dropped_and_contradicting_ones_refused(tmp_path):
@@ -198,7 +198,7 @@ def test_repeated_slices_are_dropped_and_contradicting_ones_refused(tmp_path):
     ds.save_as(tmp_path / "a" / "again.dcm")
     volume = CTVolume.load(tmp_path / "a")
     assert np.array_equal(volume.hu, chest())
-    assert volume.notes == ("Left out: 2 slices that repeat another one.",)
+    assert volume.notes == ("Left out: slices that repeat another one (2).",)
     ds.PixelData = bytes(len(ds.PixelData))
     ds.save_as(tmp_path / "a" / "again.dcm")
     refused("dicom.overlap", tmp_path / "a")
