@@ -17,14 +17,14 @@ EXTENT_MM = 360.0
 def random_affine(generator: torch.Generator, strength: float = 1.0) -> torch.Tensor:
     """(3, 4) matrix for `affine_grid` (x, y, z order, unit cube [-1, 1]): scale, shear-free rotation, shift.
 
-    At strength 1: log scale sd 0.08 in common and 0.06 per axis, rotations sd 4 degrees, shifts sd 12 mm.
+    At strength 1: log scale sd 0.08 in common and 0.04 per axis, rotations sd 3 degrees, shifts sd 12 mm.
     """
 
     def normal(n: int) -> torch.Tensor:
         return strength * torch.randn(n, generator=generator)
 
-    scale = torch.exp(0.08 * normal(1) + 0.06 * normal(3))
-    ax, ay, az = (math.radians(4.0) * normal(3)).tolist()
+    scale = torch.exp(0.08 * normal(1) + 0.04 * normal(3))
+    ax, ay, az = (math.radians(3.0) * normal(3)).tolist()
     rx = torch.tensor([[1, 0, 0], [0, math.cos(ax), -math.sin(ax)], [0, math.sin(ax), math.cos(ax)]])
     ry = torch.tensor([[math.cos(ay), 0, math.sin(ay)], [0, 1, 0], [-math.sin(ay), 0, math.cos(ay)]])
     rz = torch.tensor([[math.cos(az), -math.sin(az), 0], [math.sin(az), math.cos(az), 0], [0, 0, 1]])
@@ -35,7 +35,7 @@ def random_affine(generator: torch.Generator, strength: float = 1.0) -> torch.Te
 def random_deformation(size: int, generator: torch.Generator, strength: float = 1.0) -> torch.Tensor:
     """(1, size, size, size, 3) sampling grid for `grid_sample`: `random_affine` and a smooth elastic field.
 
-    The elastic field has control points 72 mm apart and displacements of sd 7 mm at strength 1, tapering nowhere.
+    The elastic field has control points 72 mm apart and displacements of sd 4 mm at strength 1, tapering nowhere.
     """
     grid = F.affine_grid(random_affine(generator, strength)[None], [1, 1, size, size, size], align_corners=False)
     control = torch.randn(1, 3, 6, 6, 6, generator=generator) * (strength * 7.0 / (EXTENT_MM / 2))
@@ -43,7 +43,23 @@ def random_deformation(size: int, generator: torch.Generator, strength: float = 
         F.interpolate(control, size=12, mode="trilinear", align_corners=True), 3, 1, 1, count_include_pad=False
     )
     field = F.interpolate(smooth, size=size, mode="trilinear", align_corners=True)
-    return grid + 1.6 * field.permute(0, 2, 3, 4, 1)  # 1.6 restores the spread that smoothing takes
+    return grid + 1.6 * field.permute(0, 2, 3, 4, 1)  # 1.6 gives back a part of the spread that smoothing takes
+
+
+def centred_in_depth(deformation: torch.Tensor, volume: torch.Tensor) -> torch.Tensor:
+    """Shift a deformation along y so that the deformed body lies in the middle of the cube, front to back.
+
+    That is where `cases.place_case` puts a CT, and a frontal film cannot tell otherwise: any other place in training would
+    only blur what is predicted from one view.
+    """
+    step = max(1, volume.shape[0] // 32)
+    body = warp(volume, deformation[:, ::step, ::step, ::step], -1000.0) > -500
+    rows = body.any(0).any(-1).nonzero()
+    if len(rows) == 0:
+        return deformation
+    middle = (float(rows[0] + rows[-1]) + 1) / body.shape[1] - 1  # of the body in [-1, 1]
+    along = 0.5 * (deformation[:, :, -1:] - deformation[:, :, :1]).mean((0, 1, 2, 3))  # source moved per unit of y
+    return deformation + middle * along
 
 
 def warp(volume: torch.Tensor, grid: torch.Tensor, fill: float) -> torch.Tensor:

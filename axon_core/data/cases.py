@@ -1,8 +1,8 @@
 """A CT as training and evaluation see it: couch removed, on the canonical cube, its cut ends continued.
 
 A chest CT is shorter than the field of a chest film. What lies beyond its first and last slice is unknown, yet light
-passes
-there: the body is continued by its end slices, so that no film shows a cut edge, and `known` marks where the truth is.
+passes there: the body is continued by its end slices, so that no film shows a cut edge, and `known` marks where the
+truth is.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from axon_core.data.augment import density_jitter, random_deformation, warp
+from axon_core.data.augment import centred_in_depth, density_jitter, random_deformation, warp
 from axon_core.data.cases import AIR_HU, Case
 from axon_core.data.phantom import thorax
 from axon_core.drr.appearance import random_look
@@ -81,7 +81,7 @@ def make_pair(cases: Sequence[Case], seed: int, size: int, pixels: int, phantom_
         case = cases[int(torch.randint(len(cases), (), generator=generator))]
         source = torch.from_numpy(case.hu)
         known = torch.from_numpy(case.known).float()
-    deformation = random_deformation(RENDER_SIZE, generator)
+    deformation = centred_in_depth(random_deformation(RENDER_SIZE, generator), source)
     hu = density_jitter(warp(source, deformation, AIR_HU), generator)
     frontal = XrayView.AP if float(torch.rand((), generator=generator)) < 0.15 else XrayView.PA
     integrals = project_pair(hu, grid, pixels, frontal)
