@@ -1,7 +1,7 @@
 """The errors a user sees: what went wrong, where, and what to do about it.
 
-Every failure that a person can cause or cure is an `AxonError` with three texts: a stable `code` for programs, a one-line
-`title`, and `advice` that says what to do next. Anything else that escapes from the library is a bug.
+Every failure that a person can cause or cure is an `AxonError` with three texts: a stable `code` for programs, a
+one-line `title`, and `advice` that says what to do next. Anything else that escapes from the library is a bug.
 """
 
 from __future__ import annotations

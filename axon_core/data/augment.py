@@ -49,8 +49,8 @@ def random_deformation(size: int, generator: torch.Generator, strength: float = 
 def centred_in_depth(deformation: torch.Tensor, volume: torch.Tensor) -> torch.Tensor:
     """Shift a deformation along y so that the deformed body lies in the middle of the cube, front to back.
 
-    That is where `cases.place_case` puts a CT, and a frontal film cannot tell otherwise: any other place in training would
-    only blur what is predicted from one view.
+    That is where `cases.place_case` puts a CT, and a frontal film cannot tell otherwise: any other place in training
+    would only blur what is predicted from one view.
     """
     step = max(1, volume.shape[0] // 32)
     body = warp(volume, deformation[:, ::step, ::step, ::step], -1000.0) > -500
