@@ -32,4 +32,5 @@ class EMA:
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Continue from `state_dict`."""
         self.updates = int(state["updates"])  # type: ignore[call-overload]
-        self.average = state["average"]  # type: ignore[assignment]
+        for key, value in state["average"].items():  # type: ignore[attr-defined]
+            self.average[key].copy_(value)

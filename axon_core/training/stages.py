@@ -64,8 +64,8 @@ class BridgeStage(nn.Module):
             y = self.model.endpoint(drop_views(films, generator)).float()
         m = stratified(len(x0), generator).clamp(0.001, 0.999).view(-1, 1, 1, 1, 1)
         start = torch.rand(m.shape, generator=generator) < 0.2
-        m = torch.where(start, torch.tensor(0.9995), m)
-        x = bridge.forward(x0, y, m, c.s, torch.randn(x0.shape, generator=generator))
+        m = torch.where(start, torch.tensor(0.9995), m).to(x0.device)
+        x = bridge.forward(x0, y, m, c.s, _noise(x0, generator))
         error = self.model.bridge_x0(x, m, y).float() - x0
         if c.sigma:
             error = error / bridge.preconditioning(m, c.s, c.sigma)[1]
@@ -106,7 +106,7 @@ class ControlStage(nn.Module):
             hint = coarse_volume(self.model, drop_views(films, generator), generator)
         if float(torch.rand((), generator=generator)) < 0.5:
             hint = F.avg_pool3d(hint, 3, 1, 1, count_include_pad=False)
-        hint = hint + 0.05 * float(torch.rand((), generator=generator)) * torch.randn(hint.shape, generator=generator)
+        hint = hint + 0.05 * float(torch.rand((), generator=generator)) * _noise(hint, generator)
         x, time, target = _noised(self.model, x0, generator)
         output = self.model.prior(x, time, self.model.control(x, time, hint)).float()
         return weighted_mean((output - target) ** 2, weight)
@@ -134,9 +134,9 @@ class SuperResolutionStage(nn.Module):
             low = F.avg_pool3d(high, 2)
             if float(torch.rand((), generator=generator)) < 0.5:
                 low = F.avg_pool3d(low, 3, 1, 1, count_include_pad=False)
-            low = low + 0.03 * float(torch.rand((), generator=generator)) * torch.randn(low.shape, generator=generator)
-        z, y, x = (int(v) for v in torch.randint(0, low.shape[-1] - self.block + 1, (3,), generator=generator))
-        at, n = (z, y, x), self.block
+            low = low + 0.03 * float(torch.rand((), generator=generator)) * _noise(low, generator)
+        n = min(self.block, low.shape[-1])
+        z, y, x = at = torch.randint(0, low.shape[-1] - n + 1, (3,), generator=generator).tolist()
         low = low[..., z : z + n, y : y + n, x : x + n]
         zz, yy, xx = (slice(2 * a, 2 * (a + n)) for a in at)
         error = self.model.super_resolve(low).float() - high[..., zz, yy, xx]
@@ -152,7 +152,7 @@ def coarse_volume(model: AxonModel, films: torch.Tensor, generator: torch.Genera
     seeds = torch.randint(2**31, (len(y),), generator=generator).tolist()
 
     def denoise(x: torch.Tensor, m: float) -> torch.Tensor:
-        return model.bridge_x0(x, torch.full((len(x), 1, 1, 1, 1), m), y).float()
+        return model.bridge_x0(x, torch.full((len(x), 1, 1, 1, 1), m, device=x.device), y).float()
 
     return sample_bridge(denoise, y, bridge.times(3), model.config.bridge.s, 1.0, SeededNoise(seeds))
 
@@ -162,7 +162,12 @@ def _noised(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Draw times and noise: (x_t, t as float, regression target)."""
     t = (stratified(len(x0), generator) * len(model.alphas)).long()
-    alpha = model.alphas[t].float().view(-1, 1, 1, 1, 1)
-    noise = torch.randn(x0.shape, generator=generator)
+    alpha = model.alphas[t].float().view(-1, 1, 1, 1, 1).to(x0.device)
+    noise = _noise(x0, generator)
     x = gaussian.add_noise(x0, alpha, noise)
-    return x, t.float(), gaussian.target(x0, alpha, noise, model.config.diffusion.prediction)
+    return x, t.float().to(x0.device), gaussian.target(x0, alpha, noise, model.config.diffusion.prediction)
+
+
+def _noise(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Standard normal noise, drawn on the CPU whatever the device, so that a seed means the same everywhere."""
+    return torch.randn(like.shape, generator=generator).to(like.device)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, default_collate
 
+from axon_core.errors import ModelError
 from axon_core.training.ema import EMA
 
 
@@ -51,6 +52,30 @@ def learning_rate(step: int, options: TrainOptions) -> float:
     return options.lr * min(1.0, (step + 1) / options.warmup) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+def read_state(path: Path, network: nn.Module) -> dict[str, Any]:
+    """What `train` has saved for `network`.
+
+    Errors:
+        ModelError: the file is damaged, or of a network of other sizes.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found = {key: value.shape for key, value in state["trained"].items()}
+    except Exception as error:  # torch.load raises many kinds; all mean the same to a user
+        raise ModelError(
+            "training.state",
+            f"{path.parent.name}/{path.name} is damaged.",
+            "Remove it to train this stage from the start.",
+        ) from error
+    if found != {key: value.shape for key, value in network.state_dict().items()}:
+        raise ModelError(
+            "training.other-network",
+            f"{path.parent.name}/{path.name} is of a network of other sizes.",
+            "Use the preset with which this run was begun, or another folder.",
+        )
+    return state
+
+
 def train(stage: nn.Module, dataset: Dataset[Any], options: TrainOptions, folder: Path) -> None:
     """Train `stage.trained` and leave its averaged weights in it.
 
@@ -59,6 +84,9 @@ def train(stage: nn.Module, dataset: Dataset[Any], options: TrainOptions, folder
         dataset: map-style; index i of step k is drawn from a stream that depends only on the seed and k.
         options: see `TrainOptions`.
         folder: holds ``state.pt`` (to resume) and ``log.jsonl`` (step, loss, lr, seconds).
+
+    Errors:
+        ModelError: ``state.pt`` is damaged or of another network.
     """
     from lightning_fabric import Fabric
 
@@ -68,11 +96,12 @@ def train(stage: nn.Module, dataset: Dataset[Any], options: TrainOptions, folder
     trained.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(trained.parameters(), options.lr, betas=(0.9, 0.98), weight_decay=1e-3)
     wrapped, optimizer = fabric.setup(stage, optimizer)
+    stage.model.to(fabric.device)  # type: ignore[operator, union-attr]  # the frozen networks beside the trained one
     ema = EMA(trained, options.ema)
     state_file = folder / "state.pt"
     first = 0
     if state_file.is_file():
-        state = torch.load(state_file, map_location="cpu", weights_only=True)
+        state = read_state(state_file, trained)
         trained.load_state_dict(state["trained"])
         optimizer.load_state_dict(state["optimizer"])
         ema.load_state_dict(state["ema"])
@@ -120,6 +149,6 @@ def train(stage: nn.Module, dataset: Dataset[Any], options: TrainOptions, folder
             if time.monotonic() - saved > options.save_every:
                 save(step + 1)
                 saved = time.monotonic()
-    save(options.steps)
+    save(max(first, options.steps))
     trained.load_state_dict(ema.average)
     trained.eval().requires_grad_(False)
