@@ -104,6 +104,16 @@ def test_a_research_format_with_unit_spacing_does_not_know_it(tmp_path: Path) ->
     assert film.spacing_mm is None and any("spacing is unknown" in w for w in film.warnings)
 
 
+def test_missing_values_become_the_darkest(tmp_path: Path) -> None:
+    import SimpleITK as sitk
+
+    pixels = CHEST.astype(np.float32)
+    pixels[:5], pixels[5:9] = np.nan, np.inf
+    sitk.WriteImage(sitk.GetImageFromArray(pixels), str(tmp_path / "film.mha"))
+    film = Radiograph.load(tmp_path / "film.mha")
+    assert (film.pixels[:9] == CHEST[9:].min()).all() and np.array_equal(film.pixels[9:], CHEST[9:])
+
+
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", RLE, JPEG_LS, JPEG_2000])
 def test_transfer_syntaxes(tmp_path: Path, syntax: str) -> None:
     coded = syntax in (RLE, JPEG_LS, JPEG_2000)
@@ -496,8 +506,13 @@ def test_collimator_shadow_is_cut_away(sign: int) -> None:
 
 def test_a_film_is_never_cut_to_nothing() -> None:
     lonely = np.zeros((200, 200), np.float32)
-    lonely[95:105, 95:105] = np.arange(10)
+    lonely[60:135, 40:160] = np.arange(120)
     assert film_area(lonely) == (0, 200, 0, 200)
+
+
+@pytest.mark.parametrize("drawn", [CHEST, SIDE], ids=["frontal", "lateral"])
+def test_polarity_changes_sign_with_the_film(drawn: np.ndarray) -> None:
+    assert bone_is_bright(255.0 - drawn) == pytest.approx(-bone_is_bright(drawn), abs=0.02)
 
 
 def test_frames_do_not_fool_polarity() -> None:
