@@ -35,7 +35,7 @@ from axon_core.job import ReconstructJob, Staging, run
 if TYPE_CHECKING:
     from axon_core.pipeline import Progress
 
-CANCEL_WITHIN_S = 1.5
+CANCEL_WITHIN_S = 1.0
 PREVIEW_PAUSE_S = 0.5  # between two previews of one stage
 _USAGE = "usage: python -m axon_core.worker JOB.json  (or - to read the job from standard input)"
 
