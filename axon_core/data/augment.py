@@ -57,7 +57,7 @@ def centred_in_depth(deformation: torch.Tensor, volume: torch.Tensor) -> torch.T
     rows = body.any(0).any(-1).nonzero()
     if len(rows) == 0:
         return deformation
-    middle = (float(rows[0] + rows[-1]) + 1) / body.shape[1] - 1  # of the body in [-1, 1]
+    middle = (step * float(rows[0] + rows[-1]) + 1) / volume.shape[0] - 1  # of the body in [-1, 1]
     along = 0.5 * (deformation[:, :, -1:] - deformation[:, :, :1]).mean((0, 1, 2, 3))  # source moved per unit of y
     return deformation + middle * along
 
