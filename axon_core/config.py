@@ -160,7 +160,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return tuple(_convert(typing.get_args(kind)[0], item, where) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    plain = kind if isinstance(kind, type) and not isinstance(kind, types.GenericAlias) else object
+    plain = typing.get_origin(kind) or kind
+    plain = plain if isinstance(plain, type) and plain is not types.UnionType else object
     if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
         raise ConfigError("config.type", f"{where}: {value!r} is not of type {kind.__name__}.", "Correct the value.")
     return value

@@ -136,7 +136,7 @@ def reconstruct(
     if not seeds:
         raise ConfigError("pipeline.seeds", "No seed was given.", "Give at least one whole number.")
     films = _standard_films(frontal, lateral, model)
-    warnings = [warning for film in films.values() for warning in film.warnings]
+    warnings = [f"{name} film: {warning}" for name, film in films.items() for warning in film.warnings]
     chosen = resolve_device(device)
     try:
         run = _Run(model.to(chosen), PRESETS[preset], seeds, callback)

@@ -35,6 +35,7 @@ def test_config_survives_json(name):
         ({"colour": 1}, "config.unknown-key"),
         ({"bridge": {"sigmo": 1.0}}, "config.unknown-key"),
         ({"size": "big"}, "config.type"),
+        ({"encoder": {"widths": 16}}, "config.type"),
         ({"size": 17}, "config.film-size"),
         ({"window": "bright"}, "config.window"),
         ({"encoder": {}}, "config.missing-key"),
