@@ -68,7 +68,10 @@ def write_dicom(
 
 
 def as_axial(hu: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same voxels with the axes permuted and flipped to be as close to +Left, +Posterior, +Superior as they can."""
+    """The same voxels with the axes permuted and flipped to be as close to +Left, +Posterior, +Superior as they can.
+
+    That makes the axes right-handed, so that slices follow each other along their normal.
+    """
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     order = _best_order(np.abs(directions))
     hu = hu.transpose([2 - order[2], 2 - order[1], 2 - order[0]])
@@ -78,10 +81,6 @@ def as_axial(hu: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray
             affine[:3, 3] += affine[:3, axis] * (hu.shape[2 - axis] - 1)
             affine[:3, axis] *= -1
             hu = np.flip(hu, 2 - axis)
-    if np.linalg.det(affine[:3, :3]) < 0:  # slices must follow their normal: turn the stack round
-        affine[:3, 3] += affine[:3, 2] * (hu.shape[0] - 1)
-        affine[:3, 2] *= -1
-        hu = np.flip(hu, 0)
     return np.ascontiguousarray(hu), affine
 
 

@@ -134,6 +134,17 @@ def test_signed_12_bit_and_padding(tmp_path):
     assert (hu[:, 0, 0] == -1024).all() and np.array_equal(hu[:, 1:], chest()[:, 1:])
 
 
+def test_padding_brighter_than_any_tissue_is_air(tmp_path):
+    def change(ds, index):
+        stored = (chest()[index] + 1024).astype("<u2")
+        stored[0, 0] = 63536
+        ds.add_new("PixelPaddingValue", "US", 63536)
+        ds.PixelData = stored.tobytes()
+
+    write_series(tmp_path / "a", change=change)
+    assert (CTVolume.load(tmp_path / "a").hu[:, 0, 0] == -1024).all()
+
+
 def test_missing_rescaling_is_noticed(tmp_path):
     write_series(tmp_path / "a", hu=chest() + 1024, RescaleIntercept=0)
     assert any("raw values" in note for note in CTVolume.load(tmp_path / "a").notes)
@@ -348,6 +359,18 @@ def test_a_written_series_comes_back_in_place(tmp_path, flips, order):
 def test_as_axial_keeps_an_axial_volume():
     hu, affine = as_axial(chest(), AFFINE)
     assert np.array_equal(hu, chest()) and np.array_equal(affine, AFFINE)
+
+
+def test_as_axial_makes_any_direction_right_handed_and_moves_no_voxel():
+    rng = np.random.default_rng(11)
+    for _ in range(100):
+        affine = np.eye(4)
+        affine[:3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0] * rng.choice([-1, 1], 3) * [1.0, 2.0, 3.0]
+        hu, turned = as_axial(chest(), affine)
+        assert np.linalg.det(turned[:3, :3]) > 0 and (np.diag(turned) > 0).all()
+        for marked in (chest().max(), chest().min()):
+            before, after = lps(affine, SHAPE)[chest() == marked], lps(turned, hu.shape)[hu == marked]
+            assert np.allclose(np.sort(before, axis=0), np.sort(after, axis=0))
 
 
 def test_every_slice_says_that_it_is_synthetic_and_whose_it_is_not(tmp_path):
