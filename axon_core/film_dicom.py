@@ -382,6 +382,12 @@ def _burned_in(dataset: Any) -> tuple[str, ...]:
     return ()
 
 
+def _uid(dataset: Any, keyword: str) -> str:
+    """A UID, "" when absent or when it is something else, which might be a name."""
+    uid = _text(dataset, keyword)
+    return uid if len(uid) <= 64 and uid.replace(".", "").isdigit() else ""
+
+
 def _source(dataset: Any) -> dict[str, Any]:
     """What may be told about the file: its kind, and UIDs for referencing."""
     uids = {
@@ -391,12 +397,12 @@ def _source(dataset: Any) -> dict[str, Any]:
         "study_instance_uid": "StudyInstanceUID",
         "frame_of_reference_uid": "FrameOfReferenceUID",
     }
-    facts: dict[str, Any] = {key: str(dataset.get(keyword) or "") for key, keyword in uids.items()}
+    facts: dict[str, Any] = {key: _uid(dataset, keyword) for key, keyword in uids.items()}
     facts |= {
         "format": "DICOM",
         "bits": int(dataset.get("BitsStored") or dataset.BitsAllocated),
         "modality": _text(dataset, "Modality"),
-        "burned_in_annotation": _text(dataset, "BurnedInAnnotation"),
+        "burned_in_annotation": bool(_burned_in(dataset)),
         "transfer_syntax_uid": str(dataset.file_meta.TransferSyntaxUID),
     }
     return facts

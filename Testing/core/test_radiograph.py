@@ -18,6 +18,7 @@ from PIL import Image
 
 from axon_core.errors import ConfigError, FilmError
 from axon_core.film_area import bone_is_bright, film_area, front_is_right
+from axon_core.film_codestream import codestream_size
 from axon_core.film_dicom import windowed
 from axon_core.geometry import XrayView
 from axon_core.radiograph import Radiograph, replay, standardise
@@ -308,22 +309,30 @@ def test_view_from_code_or_orientation(tmp_path: Path) -> None:
     assert loaded(tmp_path, film_files.dicom(CHEST16, PatientOrientation=["L", "F"])).view is None
 
 
-def test_localizers_are_films_with_orientation(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("cosines", "letters"),
+    [([-1, 0, 0, 0, 0, -1], ("R", "F")), ([0.99, 0.1, 0, 0, 0, 1], ("L", "H")), ([0, 1, 0, 0, 0, -1], ("P", "F"))],
+)
+def test_localizers_are_films_with_orientation(tmp_path: Path, cosines: list[float], letters: tuple[str, str]) -> None:
     tags = {"Modality": "CT", "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
-    film = loaded(tmp_path, film_files.dicom(CHEST16, ImageOrientationPatient=[-1, 0, 0, 0, 0, -1], **tags))
-    assert film.orientation == ("R", "F") and any("localizer" in w for w in film.warnings)
+    film = loaded(tmp_path, film_files.dicom(CHEST16, ImageOrientationPatient=cosines, **tags))
+    assert film.orientation == letters and any("localizer" in w for w in film.warnings)
 
 
 def test_burned_in_annotation_warns(tmp_path: Path) -> None:
     film = loaded(tmp_path, film_files.dicom(CHEST16, BurnedInAnnotation="YES"))
-    assert film.source["burned_in_annotation"] == "YES" and any("burned-in" in w for w in film.warnings)
+    assert film.source["burned_in_annotation"] is True and any("burned-in" in w for w in film.warnings)
 
 
 def test_nothing_names_the_patient(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    made = film_files.dataset(CHEST16, PatientName="Doe^Jane", PatientID="Doe^Jane", ViewPosition="PA")
-    made.add_new(0x00081030, "UN", b"Doe^Jane" + b"x" * 70)
-    made.add_new(0x00100030, "LO", "Doe^Jane")
-    data = film_files.written(made).replace(b"\x10\x00\x30\x00LO", b"\x10\x00\x30\x00DA")  # a name for a date
+    made = film_files.dataset(CHEST16, PatientName="Doe^Jane", PatientID="Doe^Jane")
+    for keyword in ("ViewPosition", "StudyInstanceUID", "BurnedInAnnotation", "WindowCenter", "ImagerPixelSpacing"):
+        made.add_new(keyword, "LO", "Doe^Jane")  # names where they do not belong
+    data = film_files.written(made)
+    for sent, vr in ((b"\x18\x00\x01\x51", b"CS"), (b"\x20\x00\x0d\x00", b"UI"), (b"\x28\x00\x01\x03", b"CS")):
+        data = data.replace(sent + b"LO", sent + vr)
+    for sent in (b"\x28\x00\x50\x10", b"\x18\x00\x64\x11"):
+        data = data.replace(sent + b"LO", sent + b"DS")
     caplog.clear()
     with caplog.at_level(logging.DEBUG), warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
@@ -596,6 +605,16 @@ def test_volumes_are_sent_to_the_other_door(tmp_path: Path) -> None:
 
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((70, 80, 90), np.int16)), str(tmp_path / "film.nii"))
     assert refusal(tmp_path, (tmp_path / "film.nii").read_bytes(), "film.nii") == "film.volume"
+
+
+def test_codestreams_state_their_size() -> None:
+    siz = struct.pack(">HHH8IHBBB", 0xFF51, 41, 0, 110, 95, 10, 5, 64, 64, 0, 0, 1, 7, 1, 1)
+    assert codestream_size(b"\xff\x4f" + siz) == (90, 100, 1)  # the image starts at an offset within its canvas
+    for mode, channels in (("L", 1), ("RGB", 3)):
+        jpeg = picture(Image.fromarray(CHEST).convert(mode), "JPEG")
+        assert codestream_size(jpeg) == (*CHEST.shape, channels)
+        assert codestream_size(jpeg[:60]) is None
+    assert codestream_size(b"") is None and codestream_size(CHEST.tobytes()) is None
 
 
 def test_bombs_are_refused_on_their_headers(tmp_path: Path) -> None:
