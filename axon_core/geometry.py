@@ -34,7 +34,9 @@ class CanonicalGrid:
 
     def __post_init__(self) -> None:
         if self.size < 2 or self.extent_mm <= 0:
-            raise ConfigError("grid.size", f"Grid of {self.size} voxels over {self.extent_mm} mm.", "Both must be positive.")
+            raise ConfigError(
+                "grid.size", f"Grid of {self.size} voxels over {self.extent_mm} mm.", "Both must be positive."
+            )
 
     @property
     def spacing_mm(self) -> float:
