@@ -17,8 +17,8 @@ EXTENT_MM = 360.0
 def random_affine(generator: torch.Generator, strength: float = 1.0) -> torch.Tensor:
     """(3, 4) matrix for `affine_grid` (x, y, z order, unit cube [-1, 1]): scale, shear-free rotation, shift.
 
-    At strength 1: log scale sd 0.08 in common, 0.08 front to back (chests differ most in depth) and 0.04 along the other
-    axes; rotations sd 3 degrees, shifts sd 12 mm.
+    At strength 1: log scale sd 0.08 in common, 0.08 front to back (chests differ most in depth) and 0.04 along the
+    other axes; rotations sd 3 degrees, shifts sd 12 mm.
     """
 
     def normal(n: int) -> torch.Tensor:
