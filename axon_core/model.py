@@ -235,6 +235,16 @@ class AxonModel:
         return inspect(folder)
 
 
+def bfloat16_pays(device: torch.device) -> bool:
+    """Whether `device` computes faster in bfloat16: GPUs of CUDA, and CPUs with matrix units (AMX).
+
+    The vector instructions for bfloat16 of other CPUs (AVX-512) make convolutions slower than float32.
+    """
+    if device.type == "cpu":
+        return bool(torch.cpu._is_amx_tile_supported())
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+
 def file_sha256(path: Path) -> str:
     """Hexadecimal digest of a file."""
     digest = hashlib.sha256()

@@ -23,7 +23,7 @@ from axon_core.drr.projector import Projector
 from axon_core.errors import ConfigError, DeviceError, FilmError
 from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView
 from axon_core.intensity import hu_to_mu
-from axon_core.model import AxonModel
+from axon_core.model import AxonModel, bfloat16_pays
 from axon_core.radiograph import Radiograph, StandardFilm, standardise
 
 ENDPOINT, COARSE, FINE, SUPER = "F(x)", "coarse", "fine", "super-resolution"
@@ -260,8 +260,7 @@ class _Run:
         self.spent = 0.0
         self.started = time.perf_counter()
         self.timings: dict[str, float] = {}
-        half = model.device.type == "cuda" or (model.device.type == "cpu" and _cpu_has_bf16())
-        self.precision = "bfloat16" if half else "float32"
+        self.precision = "bfloat16" if bfloat16_pays(model.device) else "float32"
 
     def report(self, stage: str, volume: torch.Tensor | None) -> None:
         """Tell the callback, with `volume` (1, 1, n, n, n) in [-1, 1] as preview."""
@@ -391,9 +390,3 @@ class Moments:
     def std(self) -> torch.Tensor:
         """Sample standard deviation; needs two volumes."""
         return (self.squares / (self.count - 1)).sqrt()
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether bfloat16 products are native here; emulated ones are slower than float32."""
-    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None) or getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(check()) if check else False

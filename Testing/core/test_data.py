@@ -122,7 +122,7 @@ def drawn_chest(
     if couch:
         plane[(np.abs(x) < 165) & (y > 102) & (y < 126)] = 100.0
     if bridge:
-        plane[(np.abs(x) < 2) & (y > 80) & (y < 110)] = 100.0  # a cable from the body to the couch
+        plane[(np.abs(x) < 3) & (y > 80) & (y < 110)] = 100.0  # a cable from the body to the couch
     shape = (slices, 90, 90)
     noise = np.random.default_rng(0).normal(0, 5, shape)
     return (np.broadcast_to(plane, shape) + noise).astype(np.float32), np.broadcast_to(body, shape)

@@ -47,7 +47,7 @@ def test_job_from_json_has_the_documented_keys() -> None:
     [
         ({"sedes": [1]}, "config.unknown-key"),
         ({"output": None}, "config.type"),
-        ({"seeds": 3}, "job.seeds"),
+        ({"seeds": 3}, "config.type"),
         ({"seeds": ["1"]}, "config.type"),
         ({"seeds": []}, "job.seeds"),
         ({"seeds": [1, 1]}, "job.seeds"),

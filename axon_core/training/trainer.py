@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import Dataset, default_collate
 
 from axon_core.errors import ModelError
+from axon_core.model import bfloat16_pays
 from axon_core.training.ema import EMA
 
 
@@ -31,7 +32,7 @@ class TrainOptions:
         lr: peak learning rate of AdamW.
         warmup: steps of linear warm-up; then a cosine down to 3 % of `lr`.
         ema: decay of the weight average.
-        precision: of Lightning Fabric, "bf16-mixed" or "32-true".
+        precision: of Lightning Fabric, "bf16-mixed" or "32-true"; "auto" takes the faster one of the device.
         seed: of everything random.
         save_every: seconds between checkpoints.
     """
@@ -41,7 +42,7 @@ class TrainOptions:
     lr: float = 5e-4
     warmup: int = 50
     ema: float = 0.995
-    precision: str = "bf16-mixed"
+    precision: str = "auto"
     seed: int = 0
     save_every: float = 120.0
 
@@ -91,7 +92,11 @@ def train(stage: nn.Module, dataset: Dataset[Any], options: TrainOptions, folder
     from lightning_fabric import Fabric
 
     folder.mkdir(parents=True, exist_ok=True)
-    fabric = Fabric(accelerator="auto", devices=1, precision=options.precision)  # type: ignore[arg-type]
+    fabric = Fabric(accelerator="auto", devices=1)
+    precision = options.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if bfloat16_pays(fabric.device) else "32-true"
+    fabric = Fabric(accelerator="auto", devices=1, precision=precision)  # type: ignore[arg-type]
     trained: nn.Module = stage.trained  # type: ignore[assignment]
     trained.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(trained.parameters(), options.lr, betas=(0.9, 0.98), weight_decay=1e-3)
