@@ -1,9 +1,8 @@
 """Where things lie: the canonical grid, X-ray views, and rigid poses.
 
-World coordinates are DICOM patient coordinates, LPS in millimetres: +x to the patient's Left, +y Posterior, +z Superior.
-Volumes are indexed ``[z, y, x]``; an affine maps the homogeneous index ``(x, y, z, 1)`` (first index fastest, as in
-SimpleITK) to LPS. Films are indexed ``[row, column]``.
-Angles are radians here; people see degrees.
+World coordinates are DICOM patient coordinates, LPS in millimetres: +x to the patient's Left, +y to Posterior, +z to
+Superior. Volumes are indexed ``[z, y, x]``; an affine maps the homogeneous index ``(x, y, z, 1)`` (first index fastest,
+as in SimpleITK) to LPS. Films are indexed ``[row, column]``. Angles are radians here; people see degrees.
 """
 
 from __future__ import annotations
