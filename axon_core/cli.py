@@ -381,6 +381,25 @@ def _volume(path: Path) -> dict[str, Any]:
     }
 
 
+# --- view ------------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog=_examples("axon view result", "axon view result ct.nii.gz", "axon view ct-folder --port 8080"))
+@told
+def view(
+    volumes: Annotated[list[Path], typer.Argument(help="Results (their folders) or CT volumes, one below the other.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1. Default: a free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+    debug: Debug = False,
+) -> None:
+    """Show volumes side by side in the browser, slices and 3D, until Ctrl-C. Needs the extra "viewer"."""
+    from axon_core.ctvolume import CTVolume
+    from axon_core.job import volume_of
+    from axon_core.viewer import serve
+
+    serve([(path.name, CTVolume.load(volume_of(path))) for path in volumes], port, browser)
+
+
 # --- drr -------------------------------------------------------------------------------------------------------------
 
 

@@ -245,6 +245,12 @@ def check_output(output: Path, overwrite: bool) -> None:
             )
 
 
+def volume_of(path: Path) -> Path:
+    """The volume in a result's folder; any other path as it is."""
+    names = [*(f"volume.{ending}" for ending in FORMATS[:3]), "dicom"]
+    return next((path / name for name in names if (path / name).exists()), path)
+
+
 def _cannot_write(output: Path, error: OSError) -> OutputError:
     return OutputError(
         "output.cannot-write",

@@ -106,7 +106,7 @@ class ImageEncoder(nn.Module):
         if self.attention is not None:
             x = self.attention(x, views)
         for blocks in self.up:
-            x = blocks(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), kept.pop()], 1))
+            x = blocks(torch.cat([F.interpolate(x, scale_factor=2.0, mode="bilinear"), kept.pop()], 1))
         return self.out(x).unflatten(0, (batch, views))
 
 
