@@ -14,6 +14,7 @@ COLLIMATOR_LINES = 160  # collimator edges are sought on a film shrunk to this
 COLLIMATOR_SHARE = 0.95  # of an edge's length over which brightness must step the same way
 COLLIMATOR_STEP = 0.06  # median step over the edge, of the film's range of values
 COLLIMATOR_FLAT = 0.25  # spread of the values outside the edge, of the film's range
+AIR, BELLY = 0.12, 0.45  # of the film's range of values: air is darker, the belly brighter
 MIN_KEPT = 0.4  # a crop never leaves less than this of an edge
 
 
@@ -96,6 +97,29 @@ def bone_is_bright(pixels: np.ndarray) -> float:
     ranks = _ranks(pixels, 32).ravel()
     fits = [float(np.corrcoef(sketch.ravel(), ranks)[0, 1]) for sketch in _sketches(32)]
     return max(fits, key=abs)
+
+
+def quarter_turns(pixels: np.ndarray) -> int:
+    """How many quarter turns against the clock make a frontal film look upright, in either polarity: 0 to 3.
+
+    Args:
+        pixels: (rows, columns), the film without its frame.
+    """
+    sketch, ranks = _sketches(32)[0].ravel(), _ranks(pixels, 32)
+    fits = [abs(float(np.corrcoef(sketch, np.rot90(ranks, turns).ravel())[0, 1])) for turns in range(4)]
+    return int(np.argmax(fits))
+
+
+def looks_like_slice(pixels: np.ndarray) -> bool:
+    """Whether air surrounds the body, as on a CT slice: above, on both sides, and below, where a film shows the belly.
+
+    Args:
+        pixels: (rows, columns), the film without its frame, bone bright.
+    """
+    low, high = robust_range(pixels)
+    small = (_shrunk(pixels, 32) - low) / max(high - low, 1e-12)
+    air = min(float(np.mean(side < AIR)) for side in (small[0], small[:, 0], small[:, -1]))
+    return air > 0.5 and float(np.median(small[-2:])) < BELLY
 
 
 def front_is_right(pixels: np.ndarray) -> float:

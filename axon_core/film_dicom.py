@@ -19,7 +19,7 @@ from axon_core.film_codestream import codestream_size
 from axon_core.film_formats import COLOURED, RawFilm, check_size, colour_warning, damaged, multi_frame
 from axon_core.geometry import XrayView
 
-FILM_MODALITIES = ("CR", "DX", "RG", "RF", "XA", "OT", "SC", "")
+FILM_MODALITIES = ("CR", "DX", "DR", "RG", "RF", "XA", "OT", "SC", "")
 SYNTAXES = {
     *("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"),  # uncompressed
     "1.2.840.10008.1.2.5",  # RLE
@@ -83,6 +83,9 @@ def _film(name: str, dataset: Any) -> RawFilm:
     photometric = _text(dataset, "PhotometricInterpretation")
     stored = _decoded(name, dataset, warnings)
     pixels, invert = _attenuation(dataset, stored, photometric, warnings)
+    padding = _padding(dataset, stored)
+    if padding.any():
+        pixels = np.where(padding, np.float32(np.nan), pixels)
     orientation = _orientation(dataset)
     return RawFilm(
         pixels,
@@ -210,7 +213,10 @@ def _decoded(name: str, dataset: Any, warnings: list[str]) -> np.ndarray:
     for keyword, value in (usual | {"BitsStored": dataset.BitsAllocated}).items():
         if dataset.get(keyword) is None:
             setattr(dataset, keyword, value)
-    pixels = pixel_array(dataset)
+    unused = _unused_low_bits(dataset)
+    dataset.BitsStored += unused
+    pixels = pixel_array(dataset) >> unused
+    dataset.BitsStored -= unused
     if pixels.ndim == 3 and pixels.shape[-1] == 3:
         chroma = (pixels.max(-1) - pixels.min(-1)) > COLOURED * (2 ** (8 * pixels.itemsize - 8))
         warnings += colour_warning(name, float(chroma.mean()))
@@ -218,6 +224,24 @@ def _decoded(name: str, dataset: Any, warnings: list[str]) -> np.ndarray:
     if pixels.shape != (dataset.Rows, dataset.Columns):
         raise FilmError("film.damaged", f"{name} holds another image size than it says.", "Export the file again.")
     return pixels
+
+
+def _unused_low_bits(dataset: Any) -> int:
+    """By how much old, uncompressed files shift their values up: High Bit (0028,0102) above Bits Stored - 1."""
+    high = int(dataset.get("HighBit") or 0)
+    if dataset.file_meta.TransferSyntaxUID.is_compressed or not dataset.BitsStored <= high < dataset.BitsAllocated:
+        return 0
+    return high + 1 - int(dataset.BitsStored)
+
+
+def _padding(dataset: Any, stored: np.ndarray) -> np.ndarray:
+    """Where there is no film: Pixel Padding Value (0028,0120), up to Pixel Padding Range Limit (0028,0121)."""
+    value = _number(dataset, "PixelPaddingValue")
+    if value is None:
+        return np.zeros(stored.shape, bool)
+    limit = _number(dataset, "PixelPaddingRangeLimit")
+    low, high = sorted((value, value if limit is None else limit))
+    return (stored >= low) & (stored <= high)
 
 
 def _attenuation(

@@ -91,6 +91,8 @@ def read_picture(name: str, data: bytes) -> RawFilm:
                 if frames > 1 and form != "MPO":
                     raise multi_frame(name, frames)
                 pixels, warnings = _grey(name, ImageOps.exif_transpose(picture))
+                if pixels.dtype == np.uint8 and _bits_per_channel(picture, data) > 8:
+                    warnings += ("Of 16 bits per channel 8 were kept: save the film as a plain grey image to keep all.",)
     except FilmError:
         raise
     except Image.DecompressionBombError:
@@ -115,6 +117,13 @@ def _grey(name: str, picture: Any) -> tuple[np.ndarray, tuple[str, ...]]:
         grey[rgba[..., 3] < 128] = 0
     chroma = colour.max(-1) - colour.min(-1)
     return grey, colour_warning(name, float(np.mean(chroma > COLOURED)))
+
+
+def _bits_per_channel(picture: Any, data: bytes) -> int:
+    """As stored; Pillow turns 16 bits into 8 where there are several channels."""
+    if picture.format == "PNG":
+        return data[24]  # IHDR
+    return max(picture.tag_v2.get(258, (8,))) if picture.format == "TIFF" else 8  # BitsPerSample
 
 
 def picture_type(mode: str) -> type:

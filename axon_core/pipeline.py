@@ -146,6 +146,8 @@ def reconstruct(
         chosen = "cpu"
         run = _Run(model.to(chosen), PRESETS[preset], seeds, callback)
         stages, std = run.stages(films)
+    if len(seeds) > 1 and not run.stochastic:
+        warnings.append("The stages that ran draw nothing at random: one volume answers all seeds, without a spread.")
     final = list(stages.values())[-1]
     started = time.perf_counter()
     reprojections = {name: reproject(final, film.view, model.config.film_size) for name, film in films.items()}

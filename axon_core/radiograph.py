@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 
 from axon_core.errors import ConfigError, FilmError
-from axon_core.film_area import bone_is_bright, film_area, front_is_right, robust_range
+from axon_core.film_area import bone_is_bright, film_area, front_is_right, looks_like_slice, quarter_turns, robust_range
 from axon_core.film_dicom import looks_like_dicom, read_dicom
 from axon_core.film_formats import ITK_SUFFIXES, MAX_FILE_BYTES, RawFilm, read_itk, read_picture
 from axon_core.geometry import XrayView
 
 Step = dict[str, Any]
 
-SURE = 0.2  # |bone_is_bright| above this is beyond doubt
+SURE = 0.25  # |bone_is_bright| and |front_is_right| above this are beyond doubt
 COVERAGE = (0.6, 1.4)  # a film's longest edge over the detector's at which its spacing is believed
+FRONTAL_MM, LATERAL_MM = 400.0, 360.0  # what the longest edge of a film of unknown scale is taken to show
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,22 @@ class Radiograph:
         path = Path(path)
         data = _bytes(path)
         raw = _read(path, data)
-        pixels = _finite(path.name, raw.pixels)
+        missing = ~np.isfinite(raw.pixels)
+        pixels = _without(missing, path.name, raw.pixels)
         warnings = list(raw.warnings)
         inverted, polarity_from = _polarity(pixels, raw.invert, invert, warnings)
+        pixels = -pixels if inverted else pixels
+        if missing.any():
+            pixels = np.where(missing, pixels[~missing].min(), pixels)
+        top, bottom, left, right = film_area(pixels)
+        if looks_like_slice(pixels[top:bottom, left:right]):
+            warnings.append("It looks like a CT slice, not a film: a CT is loaded as a volume.")
         spacing = spacing_mm or raw.spacing_mm
         if spacing is None:
             warnings.append("The pixel spacing is unknown: sizes are estimates.")
         facts = {"name": path.name, "sha256": hashlib.sha256(data).hexdigest(), **raw.source}
         return cls(
-            pixels=-pixels if inverted else pixels,
+            pixels=pixels,
             spacing_mm=_checked_spacing(spacing),
             view=_as_view(view) or raw.view,
             sdd_mm=raw.sdd_mm,
@@ -131,8 +139,9 @@ class StandardFilm:
 def standardise(film: Radiograph, size: int = 256, detector_mm: float = 430.0) -> StandardFilm:
     """Lay a film upright on a square detector of `size` x `size` pixels.
 
-    A film of known spacing keeps its true size, its centre (frame included) on the detector's; one of unknown or
-    unbelievable spacing is fitted to the detector's edge, without its frame.
+    A film of known spacing keeps its true size, its centre (frame included) on the detector's. Of one of unknown or
+    unbelievable spacing the longest edge, without its frame, is taken to show what films show on average: less than a
+    whole detector, for they are collimated.
 
     Raises:
         FilmError: the film is constant.
@@ -153,11 +162,13 @@ def standardise(film: Radiograph, size: int = 256, detector_mm: float = 430.0) -
     steps.append({"op": "crop", "rows": [top, bottom], "columns": [left, right]})
     middle = [0.5 * n for n in pixels.shape]
     pixels = pixels[top:bottom, left:right]
+    if view.is_frontal and film.orientation is None and quarter_turns(pixels):
+        warnings.append("The film seems to lie on its side or upside down: turn it upright if so.")
     low, high = robust_range(pixels)
     if not high > low:
         raise constant(str(film.source.get("name", "The film")))
     steps.append({"op": "range", "low": low, "high": high})
-    spacing, scale_known = _scale(film, steps, pixels.shape, detector_mm, warnings)
+    spacing, scale_known = _scale(film, steps, pixels.shape, detector_mm, view, warnings)
     middle = [middle[0] - top, middle[1] - left] if scale_known else [0.5 * n for n in pixels.shape]
     if not view.is_frontal and film.orientation is None and _faces_left(pixels, warnings):
         steps.append({"op": "flip", "axis": 1})
@@ -199,15 +210,12 @@ def _read(path: Path, data: bytes) -> RawFilm:
     return read_picture(path.name, data)
 
 
-def _finite(name: str, pixels: np.ndarray) -> np.ndarray:
-    """float32 without NaN (they become the darkest value), of more than one value."""
+def _without(missing: np.ndarray, name: str, pixels: np.ndarray) -> np.ndarray:
+    """float32, of more than one value; missing pixels get the median, which favours neither polarity."""
     pixels = np.asarray(pixels, dtype=np.float32)
-    finite = np.isfinite(pixels)
-    if not finite.all():
-        pixels = np.where(finite, pixels, pixels[finite].min() if finite.any() else 0)
-    if not np.ptp(pixels) > 0:
+    if missing.all() or not np.ptp(pixels[~missing]) > 0:
         raise constant(name)
-    return pixels
+    return np.where(missing, np.median(pixels[~missing]), pixels) if missing.any() else pixels
 
 
 def constant(name: str) -> FilmError:
@@ -229,7 +237,7 @@ def _polarity(pixels: np.ndarray, tagged: bool | None, asked: bool | None, warni
             warnings.append("The film looks inverted although its tags say otherwise: check that bone is white.")
         return tagged, "tags"
     if abs(bright) <= SURE:
-        warnings.append("It is unclear whether bone is bright: check that bone is white.")
+        warnings.append("It hardly looks like a chest film: check the file, and that bone is white.")
     return bright < 0, "appearance"
 
 
@@ -273,11 +281,16 @@ def _upright(orientation: tuple[str, str] | None, view: XrayView, warnings: list
 
 
 def _scale(
-    film: Radiograph, steps: list[Step], shape: tuple[int, int], detector_mm: float, warnings: list[str]
+    film: Radiograph,
+    steps: list[Step],
+    shape: tuple[int, int],
+    detector_mm: float,
+    view: XrayView,
+    warnings: list[str],
 ) -> tuple[tuple[float, float], bool]:
     """(row, column) spacing to place the film with, and whether it is its true one.
 
-    Without a believable spacing the longest edge is made the detector's.
+    Without a believable spacing the longest edge is made the usual one of the view, or the detector's if that is less.
     """
     spacing = film.spacing_mm or (1.0, 1.0)
     if any(step["op"] == "transpose" for step in steps):
@@ -287,7 +300,8 @@ def _scale(
         if COVERAGE[0] <= longest / detector_mm <= COVERAGE[1]:
             return spacing, True
         warnings.append(f"The film would be {longest:.0f} mm long: its spacing was not believed.")
-    return (spacing[0] * detector_mm / longest, spacing[1] * detector_mm / longest), False
+    usual = min(FRONTAL_MM if view.is_frontal else LATERAL_MM, detector_mm)
+    return (spacing[0] * usual / longest, spacing[1] * usual / longest), False
 
 
 def _faces_left(pixels: np.ndarray, warnings: list[str]) -> bool:

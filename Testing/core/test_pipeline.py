@@ -58,6 +58,14 @@ def test_only_stages_that_proved_themselves_run_by_default(model):
     assert list(reconstruct(film(), model=cautious, device="cpu").stages) == [ENDPOINT, SUPER]
 
 
+def test_seeds_without_a_random_stage_are_told_to_be_idle(model):
+    for seeds, told in (((0,), 0), ((0, 1), 1)):
+        result = reconstruct(film(), model=model, preset="preview", seeds=seeds, device="cpu")
+        assert sum("nothing at random" in warning for warning in result.warnings) == told
+    result = reconstruct(film(), model=model, seeds=(0, 1), device="cpu")
+    assert not any("nothing at random" in warning for warning in result.warnings)
+
+
 def test_a_seed_gives_the_same_volume_alone_or_among_others(model):
     alone = [reconstruct(film(), model=model, seeds=(s,), device="cpu").stages[FINE].hu for s in (3, 4)]
     together = reconstruct(film(), model=model, seeds=(3, 4), device="cpu").stages[FINE].hu

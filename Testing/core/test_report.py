@@ -165,6 +165,8 @@ def test_page_tells_notice_ncc_and_provenance(made: Reconstruction) -> None:
 def test_one_seed_says_that_the_spread_is_unknown(made: Reconstruction) -> None:
     page = report.render_html(replace(made, std=None))
     assert "std" not in page_data(page) and "nothing is known about the spread" in page
+    page = report.render_html(replace(made, std=None, provenance={**made.provenance, "seeds": []}))
+    assert "nothing is known about the spread" not in page and "draw nothing at random" in page
 
 
 def test_written_files_replace_earlier_ones(made: Reconstruction, tmp_path: Path) -> None:

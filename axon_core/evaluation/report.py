@@ -228,7 +228,12 @@ def _duration(seconds: float | None) -> str:
 
 
 def _uncertainty_note(reconstruction: Reconstruction) -> str:
-    if reconstruction.std is None:
+    if not reconstruction.provenance.get("seeds"):
+        text = (
+            "The stages that ran draw nothing at random, so there is no spread to map. "
+            "Preset paper runs the random stages too, where the model has them."
+        )
+    elif reconstruction.std is None:
         text = "One seed was drawn, so nothing is known about the spread. Run with several seeds to map it."
     else:
         text = (
