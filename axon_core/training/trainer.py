@@ -9,6 +9,7 @@ import json
 import math
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,13 +126,20 @@ def train(stage: nn.Module, dataset: Dataset[Any], options: TrainOptions, folder
         )
         os.replace(temporary, state_file)
 
+    def draw(step: int) -> tuple[Any, torch.Generator]:
+        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
+        indices = torch.randint(2**31, (options.batch,), generator=generator).tolist()
+        return default_collate([dataset[i] for i in indices]), generator
+
     saved = started = time.monotonic()
     losses: list[float] = []
-    with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
+    with open(folder / "log.jsonl", "a", encoding="utf-8") as log, ThreadPoolExecutor(1) as ahead:
+        coming = [ahead.submit(draw, step) for step in range(first, options.steps)[:1]]
         for step in range(first, options.steps):
-            generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
-            indices = torch.randint(2**31, (options.batch,), generator=generator).tolist()
-            batch = fabric.to_device(default_collate([dataset[i] for i in indices]))
+            drawn, generator = coming.pop().result()
+            if step + 1 < options.steps:  # the next batch is drawn while this one is computed
+                coming.append(ahead.submit(draw, step + 1))
+            batch = fabric.to_device(drawn)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, options)
             loss = wrapped(batch, generator)
