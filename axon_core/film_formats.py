@@ -92,7 +92,9 @@ def read_picture(name: str, data: bytes) -> RawFilm:
                     raise multi_frame(name, frames)
                 pixels, warnings = _grey(name, ImageOps.exif_transpose(picture))
                 if pixels.dtype == np.uint8 and _bits_per_channel(picture, data) > 8:
-                    warnings += ("Of 16 bits per channel 8 were kept: save the film as a plain grey image to keep all.",)
+                    warnings += (
+                        "Of 16 bits per channel 8 were kept: save the film as a plain grey image to keep all.",
+                    )
     except FilmError:
         raise
     except Image.DecompressionBombError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -77,6 +79,39 @@ def encapsulated(pixels: np.ndarray, syntax: str, codestream: bytes) -> bytes:
     made = dataset(pixels, syntax, PixelData=encapsulate([codestream]))
     made["PixelData"].is_undefined_length = True
     return written(made)
+
+
+def png16(pixels: np.ndarray) -> bytes:
+    """A PNG of (rows, columns, 1 or 3) uint16, which Pillow cannot write in colour."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    rows, columns, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", columns, rows, 16, 0 if channels == 1 else 2, 0, 0, 0)
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def tiff16(pixels: np.ndarray) -> bytes:
+    """An uncompressed TIFF of (rows, columns, 1 or 3) uint16."""
+    rows, columns, channels = pixels.shape
+    data, bits_at = pixels.astype("<u2").tobytes(), 8 + 2 + 9 * 12 + 4
+    start = bits_at + 2 * channels
+    entries = [
+        (256, 4, 1, columns),
+        (257, 4, 1, rows),
+        (258, 3, channels, 16 if channels == 1 else bits_at),
+        (259, 3, 1, 1),
+        (262, 3, 1, 1 if channels == 1 else 2),
+        (273, 4, 1, start),
+        (277, 3, 1, channels),
+        (278, 4, 1, rows),
+        (279, 4, 1, len(data)),
+    ]  # tag, type (3 = short, 4 = long), count, value or where it lies
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *e) for e in entries) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<H", 16) * channels + data
 
 
 def jpeg_lossless(pixels: np.ndarray, folder: Any) -> bytes:

@@ -21,7 +21,7 @@ def weighted_mean(error: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return (error * weight).sum() / weight.sum()
 
 
-def drop_views(films: torch.Tensor, generator: torch.Generator, probability: float = 0.5) -> torch.Tensor:
+def drop_views(films: torch.Tensor, generator: torch.Generator, probability: float = 0.65) -> torch.Tensor:
     """Leave out the lateral films of a batch with `probability`, so that one checkpoint serves one view or two."""
     return films[:, :1] if float(torch.rand((), generator=generator)) < probability else films
 
