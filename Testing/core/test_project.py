@@ -64,8 +64,13 @@ def test_the_version_pins_fit_this_interpreter_once_each() -> None:
 
 def test_every_import_is_declared() -> None:
     """A library imported anywhere in the package is a dependency, or belongs to an extra."""
-    distribution = {"vtkmodules": "vtk", "PIL": "pillow", "skimage": "scikit-image", "lightning": "lightning-fabric", "tomllib": "tomli",
-                    "lightning_fabric": "lightning-fabric", "torch": "torch"}  # fmt: skip
+    distribution = {
+        "PIL": "pillow",
+        "lightning_fabric": "lightning-fabric",
+        "skimage": "scikit-image",
+        "tomllib": "tomli",
+        "vtkmodules": "vtk",
+    }
     extras = PROJECT["project"]["optional-dependencies"]
     declared = {plain(item) for items in [PROJECT["project"]["dependencies"], *extras.values()] for item in items}
     for path in (ROOT / "axon_core").rglob("*.py"):
