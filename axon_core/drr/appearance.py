@@ -119,10 +119,9 @@ def random_look(generator: torch.Generator) -> Look:
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator))
 
-    frame = [0.0, 0.0, 0.0, 0.0]
-    if uniform(0, 1) < 0.5:  # films are rarely square: margins on one pair of sides
-        first = 0 if uniform(0, 1) < 0.5 else 2
-        frame[first], frame[first + 1] = uniform(0, 0.09), uniform(0, 0.09)
+    frame = (0.0, 0.0, 0.0, 0.0)
+    if uniform(0, 1) < 0.6:  # a film is rarely square, and smaller than the detector on which it is laid
+        frame = (uniform(0, 0.07), uniform(0, 0.07), uniform(0, 0.14), uniform(0, 0.14))
     return Look(
         scatter=uniform(0.0, 0.5),
         gamma=math.exp(uniform(-0.45, 0.45)),
@@ -131,6 +130,6 @@ def random_look(generator: torch.Generator) -> Look:
         sharpen=uniform(-0.3, 1.0),
         blur=uniform(0, 1.2) if uniform(0, 1) < 0.5 else 0.0,
         noise=uniform(0, 0.03),
-        frame=(frame[0], frame[1], frame[2], frame[3]),
+        frame=frame,
         seed=int(torch.randint(2**31, (), generator=generator)),
     )
