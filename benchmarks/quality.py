@@ -1,6 +1,7 @@
 """How good are the volumes? Every stage beside trivial baselines, on CTs that training never saw.
 
     python benchmarks/quality.py --model Resources/Models/axon-small --train CT... --test CT... [--seeds 4]
+                                 [--json scores.json] [--picture test-cases.png]
 
 Films are simulated from each test CT in the canonical pose with the plain look, so the numbers say how well depth is
 recovered, not how well a real film is understood. Metrics are on [0, 1] (data range 1) over the slices that the CT
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
 
 from axon_core.data.cases import Case, load_case
 from axon_core.data.pairs import project_pair
@@ -24,6 +26,7 @@ from axon_core.diffusion import bridge, gaussian
 from axon_core.diffusion.sampling import SeededNoise, sample_bridge, sample_ddim
 from axon_core.drr.appearance import clinic_look
 from axon_core.evaluation.metrics import SSIM_NAMES, edge_sharpness, mae, mse, psnr, ssim3d, summarise
+from axon_core.evaluation.report import PLANES, WINDOWS, to_bytes
 from axon_core.geometry import CanonicalGrid
 from axon_core.model import AxonModel
 
@@ -142,6 +145,33 @@ def evaluate(model: AxonModel, train: list[Case], test: list[Case], seeds: int, 
     return table
 
 
+@torch.inference_mode()
+def picture(model: AxonModel, test: list[Case]) -> Image.Image:
+    """Coronal, sagittal and axial middle slices of every test CT, and of what one film and two films gave."""
+    rows = []
+    for case in test:
+        subject = Subject(case, model)
+        volumes = {"CT": subject.fine_truth}
+        for views in (1, 2):
+            made = model.endpoint(subject.films[:, :views]).float()
+            if model.has("super-resolution"):
+                made = model.super_resolve(made).float()
+            volumes[f"{views} film{'s' * (views > 1)}"] = made
+        for title, volume in volumes.items():
+            hu = model.config.hu_window.decode(volume.clamp(-1, 1))[0, 0].numpy()
+            cuts = [to_bytes(plane.cut(hu), *WINDOWS["Lung"]) for plane in PLANES]
+            cuts.append(to_bytes(PLANES[1].cut(hu, hu.shape[1] * 5 // 8), *WINDOWS["Bone"]))
+            rows.append((f"{case.name}, {title}", [Image.fromarray(np.ascontiguousarray(cut)) for cut in cuts]))
+    edge, caption = 240, 22
+    sheet = Image.new("L", (4 * edge, len(rows) * (edge + caption)), 30)
+    draw = ImageDraw.Draw(sheet)
+    for row, (title, cuts) in enumerate(rows):
+        draw.text((6, row * (edge + caption) + 4), title, 220, ImageFont.load_default(14))
+        for column, cut in enumerate(cuts):
+            sheet.paste(cut.resize((edge, edge)), (column * edge, row * (edge + caption) + caption))
+    return sheet
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="axon-small", help="name or folder")
@@ -150,6 +180,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=8, help="of the bridge")
     parser.add_argument("--json", type=Path, help="also write the scores of every case here")
+    parser.add_argument("--picture", type=Path, help="also draw the test CTs beside their reconstructions")
     args = parser.parse_args()
     model = AxonModel.from_pretrained(args.model)
     test = [load_case(path) for path in args.test]
@@ -162,6 +193,8 @@ def main() -> None:
     print(table.markdown())
     if args.json:
         args.json.write_text(json.dumps(table.rows, indent=1), encoding="utf-8")
+    if args.picture:
+        picture(model, test).save(args.picture)
 
 
 if __name__ == "__main__":
