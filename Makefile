@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/axon demo --output $(DEMO)
+	$(BIN)/axon demo --output $(DEMO) --force
 
 test: $(STAMP)
 	$(BIN)/python -m pytest Testing/core --cov --cov-report=term --durations=10
@@ -34,7 +34,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 screenshots: $(STAMP)
-	$(BIN)/axon demo --output output/screenshots
+	$(BIN)/axon demo --output output/screenshots --force
 	mkdir -p Resources/Screenshots
 	cp output/screenshots/report.png Resources/Screenshots/demo.png
 

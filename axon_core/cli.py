@@ -154,9 +154,12 @@ def reconstruct(
     device: Device = "auto",
     view: Annotated[Frontal | None, typer.Option(help="View of the frontal film, if its file is wrong.")] = None,
     invert: Annotated[
-        bool | None, typer.Option("--invert/--no-invert", help="Bone is dark / bright in the file. Default: automatic.")
+        bool | None,
+        typer.Option("--invert/--no-invert", help="Bone is dark / bright in the files. Default: automatic."),
     ] = None,
-    pixel_size: Annotated[float | None, typer.Option(help="Millimetres at the detector, if the file has none.")] = None,
+    pixel_size: Annotated[
+        float | None, typer.Option(help="Millimetres at the detector, of both films, whatever their files say.")
+    ] = None,
     format: Annotated[Format, typer.Option("--format", help="Of the volume.")] = Format.nrrd,
     force: Force = False,
     json_: Json = False,
@@ -182,14 +185,13 @@ def reconstruct(
     _tell(_run(job, quiet=json_), job, as_json=json_)
 
 
-@app.command(epilog=_examples("axon demo", "axon demo -o here --preset quality"))
+@app.command(epilog=_examples("axon demo", "axon demo -o here --preset quality --force"))
 @told
 def demo(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the result; an earlier one is replaced.")
-    ] = Path("axon-demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the result.")] = Path("axon-demo"),
     preset: Preset = "fast",
-    seeds: Seeds = "2",
+    seeds: Seeds = "1",
+    force: Force = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -197,7 +199,7 @@ def demo(
     from axon_core.job import ReconstructJob
     from axon_core.resources import demo_film
 
-    job = ReconstructJob(str(demo_film()), str(output), preset=preset, seeds=parse_seeds(seeds), overwrite=True)
+    job = ReconstructJob(str(demo_film()), str(output), preset=preset, seeds=parse_seeds(seeds), overwrite=force)
     _tell(_run(job, quiet=json_), job, as_json=json_)
 
 

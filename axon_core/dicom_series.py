@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -293,8 +294,20 @@ def _largest_phase(name: str, ordered: list[_Slice], notes: list[str]) -> list[_
             f"{name}: several different slices lie at the same place (several phases or reconstructions?).",
             "Put the slices of one phase into a folder of their own.",
         )
+    covered = _places([one for one in ordered if one.phase == phases[0][0]])
+    if covered < 0.9 * _places(ordered):
+        raise VolumeError(
+            "dicom.overlap",
+            f"{name}: several acquisitions follow each other and overlap; the largest covers only {covered} places.",
+            "Put slices that do not overlap into a folder of their own.",
+        )
     notes.append(f"The series holds {len(phases)} acquisitions; took the largest, with {phases[0][1]} slices.")
     return _one_per_position(name, [one for one in ordered if one.phase == phases[0][0]], notes)
+
+
+def _places(ordered: list[_Slice]) -> int:
+    """How many different places the slices lie at."""
+    return 1 + sum(after.above(before) > _SAME_PLACE_MM for before, after in pairwise(ordered))
 
 
 def _check_stack(name: str, chosen: list[_Slice]) -> None:

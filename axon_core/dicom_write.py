@@ -119,6 +119,8 @@ def _series_attributes(affine: np.ndarray, shape: tuple[int, ...], created: date
     for what in ("Study", "Series", "Content", "InstanceCreation"):
         setattr(ds, f"{what}Date", created.strftime("%Y%m%d"))
         setattr(ds, f"{what}Time", created.strftime("%H%M%S"))
+    if created.tzinfo is not None:
+        ds.TimezoneOffsetFromUTC = created.strftime("%z")[:5]
     ds.Manufacturer, ds.ManufacturerModelName, ds.SoftwareVersions = "AXON", "axon_core", __version__
     ds.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
     ds.StudyDescription = "SYNTHETIC chest CT from plain X-rays"

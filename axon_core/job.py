@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from axon_core import SYNTHETIC_NOTICE
 from axon_core.config import from_dict
 from axon_core.errors import Cancelled, ConfigError, OutputError
 from axon_core.files import atomic_file
@@ -48,8 +49,8 @@ class ReconstructJob:
         seeds: one volume is drawn for each; with several, their spread is written too.
         device: "auto", "cpu", "cuda" or "mps".
         view: "PA" or "AP" where the frontal film's file is wrong or silent.
-        invert: True or False where the automatic choice of bone-bright is wrong.
-        pixel_size_mm: at the detector, for films whose file does not tell.
+        invert: True or False where the automatic choice of bone-bright is wrong, of both films.
+        pixel_size_mm: at the detector, of both films, whatever their files say.
         format: of the volume, one of `FORMATS`.
         overwrite: replace an earlier result in `output`; other files there are never touched.
         previews: write intermediate volumes to ``output/previews``.
@@ -243,6 +244,23 @@ def check_output(output: Path, overwrite: bool) -> None:
                 f"{output.name}/{name} holds other things than *{ending} files and is left alone.",
                 "Choose another folder.",
             )
+    if earlier and not _is_result(output, earlier):
+        raise OutputError(
+            "output.foreign",
+            f"{output.name}/{earlier[0]} does not come from AXON and is left alone.",
+            "Choose another folder.",
+        )
+
+
+def _is_result(output: Path, found: list[str]) -> bool:
+    """Whether what was found in a folder is ours: its provenance says so, or a killed job has left only previews."""
+    if found == ["previews"]:
+        return True
+    try:
+        provenance = json.loads((output / "provenance.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(provenance, dict) and provenance.get("notice") == SYNTHETIC_NOTICE
 
 
 def volume_of(path: Path) -> Path:
@@ -275,7 +293,7 @@ def run(job: ReconstructJob, staging: Staging, callback: Callable[[Progress], No
 
         options: dict[str, Any] = {"invert": job.invert, "spacing_mm": job.spacing_mm}
         frontal = Radiograph.load(job.frontal, view=job.view, **options)
-        lateral = None if job.lateral is None else Radiograph.load(job.lateral, view="LAT", **options)
+        lateral = None if job.lateral is None else Radiograph.load(job.lateral, **options)
 
         from axon_core.model import AxonModel  # torch takes seconds: a wrong file is told before
         from axon_core.pipeline import Progress, reconstruct
@@ -292,20 +310,21 @@ def run(job: ReconstructJob, staging: Staging, callback: Callable[[Progress], No
             callback=callback,
         )
         callback(Progress("writing", 1.0))
-        files = write_results(made, staging.folder, job.format, frontal.source)
+        files = write_results(made, staging.folder, job.format)
     return Result(
         {kind: staging.output / path.name for kind, path in files.items()}, made.ncc, made.timings, made.warnings
     )
 
 
-def write_results(made: Reconstruction, folder: Path, format: str, film: dict[str, Any]) -> dict[str, Path]:
+def write_results(made: Reconstruction, folder: Path, format: str) -> dict[str, Path]:
     """Write volume, uncertainty, report and provenance; returns kind -> path."""
     from axon_core.evaluation.report import write_report
 
     files: dict[str, Path] = {}
     if format == "dicom":
         files["volume"] = folder / "dicom"
-        made.final.save_dicom(files["volume"], provenance=made.provenance, film=film)
+        films = [film.source for film in made.films.values()]
+        made.final.save_dicom(files["volume"], provenance=made.provenance, film=films)
     else:
         files["volume"] = made.final.save(folder / f"volume.{format}", made.provenance)
     if made.std is not None:  # a spread is no CT: never as DICOM

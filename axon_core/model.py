@@ -23,7 +23,7 @@ from torch import nn
 from axon_core import resources
 from axon_core.config import ModelConfig, from_dict, load_preset
 from axon_core.diffusion import bridge, gaussian
-from axon_core.errors import AxonError, ModelError
+from axon_core.errors import ModelError
 from axon_core.nets.encoder import FilmToVolume
 from axon_core.nets.srnet import SRNet
 
@@ -265,16 +265,14 @@ def inspect(folder: Path) -> ModelInfo:
     path = folder / WEIGHTS
     digest = file_sha256(path)
     recorded = folder / (WEIGHTS + ".sha256")
-    if recorded.is_file() and recorded.read_text(encoding="utf-8").split()[:1] != [digest]:
+    if recorded.is_file() and recorded.read_bytes().split()[:1] != [digest.encode()]:
         raise ModelError("model.damaged", f"{folder.name}: the weights' checksum is wrong.", "Install the model again.")
     try:
         with safe_open(str(path), framework="pt") as file:
             described = json.loads((file.metadata() or {})["axon"])
         config = from_dict(ModelConfig, described["config"], "config")
         card = from_dict(ModelCard, described["card"], "card")
-    except AxonError:
-        raise
-    except Exception as error:  # safetensors and json raise many kinds; all mean the same to a user
+    except Exception as error:  # safetensors, json and the config raise many kinds; all mean the same to a user
         raise ModelError(
             "model.format", f"{folder.name}: not a model of this program.", "Use a folder that it wrote."
         ) from error

@@ -85,7 +85,7 @@ class Reconstruction:
     """A synthetic CT and everything needed to judge it and to make it again.
 
     Attributes:
-        final: mean over the seeds after the last stage.
+        final: the volume after the last stage; super-resolution is of the mean over the seeds.
         stages: the volume after each stage that ran, in order (means over the seeds).
         std: HU standard deviation over the seeds of the last stochastic stage; None with one seed or none such.
         films: "frontal" and perhaps "lateral" as the networks saw them.
@@ -137,15 +137,19 @@ def reconstruct(
         raise ConfigError("pipeline.seeds", "No seed was given.", "Give at least one whole number.")
     films = _standard_films(frontal, lateral, model)
     warnings = [f"{name} film: {warning}" for name, film in films.items() for warning in film.warnings]
-    chosen = resolve_device(device)
-    try:
-        run = _Run(model.to(chosen), PRESETS[preset], seeds, callback)
-        stages, std = run.stages(films)
-    except torch.OutOfMemoryError:
-        warnings.append(f"The {chosen} device ran out of memory; the CPU was used instead.")
-        chosen = "cpu"
-        run = _Run(model.to(chosen), PRESETS[preset], seeds, callback)
-        stages, std = run.stages(films)
+    for chosen in dict.fromkeys([resolve_device(device), "cpu"]):
+        try:
+            run = _Run(model.to(chosen), PRESETS[preset], seeds, callback)
+            stages, std = run.stages(films)
+            break
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if chosen == "cpu":
+                raise DeviceError(
+                    "device.memory", "The memory does not suffice.", "Close other programs, or use a smaller model."
+                ) from error
+            warnings.append(f"The {chosen} device ran out of memory; the CPU was used instead.")
     if len(seeds) > 1 and not run.stochastic:
         warnings.append("The stages that ran draw nothing at random: one volume answers all seeds, without a spread.")
     final = list(stages.values())[-1]
@@ -163,8 +167,8 @@ def reconstruct(
         "preset": preset,
         "seeds": [int(seed) for seed in seeds] if run.stochastic else [],
         "stages": list(stages),
-        "steps": {COARSE: run.quality.bridge_steps, FINE: run.quality.fine_steps},
-        "eta": {COARSE: 1.0, FINE: 0.0},
+        "steps": _of({COARSE: run.quality.bridge_steps, FINE: run.quality.fine_steps}, stages),
+        "eta": _of({COARSE: 1.0, FINE: 0.0}, stages),
         "window": {
             "name": model.config.hu_window.name,
             "low": model.config.hu_window.low,
@@ -177,7 +181,7 @@ def reconstruct(
         "platform": platform.platform(terse=True),
         "films": {
             name: {
-                "source": film.source,
+                "source": {key: value for key, value in film.source.items() if key != "name"},  # may name the patient
                 "view": film.view.value,
                 "scale_known": film.scale_known,
                 "steps": list(film.steps),
@@ -186,8 +190,23 @@ def reconstruct(
         },
         "ncc": {name: round(value, 4) for name, value in ncc.items()},
     }
-    named = replace(final, source={"name": "axon", **{k: provenance[k] for k in ("notice", "model", "weights_sha256")}})
-    return Reconstruction(named, stages, std, films, reprojections, ncc, provenance, run.timings, tuple(warnings))
+    source = {"name": "axon", "notice": SYNTHETIC_NOTICE, "synthetic": True, "provenance": provenance}
+    marked = {stage: replace(volume, source=source) for stage, volume in stages.items()}
+    std = None if std is None else replace(std, source=source)
+    return Reconstruction(
+        replace(final, source=source), marked, std, films, reprojections, ncc, provenance, run.timings, tuple(warnings)
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was the trouble: every device has its own way to say so, some only by the text."""
+    told = ("out of memory", "can't allocate memory", "alloc_failed")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error).lower() for text in told)
+
+
+def _of(values: dict[str, Any], stages: dict[str, CTVolume]) -> dict[str, Any]:
+    """Those of the stages that ran."""
+    return {stage: value for stage, value in values.items() if stage in stages}
 
 
 def resolve_device(device: str) -> str:
@@ -214,11 +233,11 @@ def reproject(volume: CTVolume, view: XrayView, pixels: int) -> np.ndarray:
 def _standard_films(frontal: Radiograph, lateral: Radiograph | None, model: AxonModel) -> dict[str, StandardFilm]:
     """Standardise, and refuse a lateral film in the frontal place or the other way round."""
     size = model.config.film_size
-    films = {"frontal": standardise(frontal if frontal.view else replace(frontal, view=XrayView.PA), size)}
     if frontal.view is XrayView.LAT:
         raise FilmError(
             "film.view", "The frontal film is tagged as a lateral view.", "Exchange the films or set its view."
         )
+    films = {"frontal": standardise(frontal, size)}
     if lateral is not None:
         if lateral.view is not None and lateral.view.is_frontal:
             raise FilmError(
@@ -287,7 +306,7 @@ class _Run:
 
     def stages(self, films: dict[str, StandardFilm]) -> tuple[dict[str, CTVolume], CTVolume | None]:
         """Run every stage: the volume after each, and the spread over the seeds."""
-        with torch.inference_mode(), self.autocast():
+        with torch.no_grad(), self.autocast():  # not inference_mode: networks first used here can still be trained
             self.report("films", None)
             y = self.endpoint(films)
             volumes = {ENDPOINT: y}
@@ -338,7 +357,7 @@ class _Run:
 
         sample = sample_bridge(denoise, y, self.times, self.model.config.bridge.s, 1.0, noise, step).clamp(-1, 1)
         moments.add(sample)
-        self.timings[COARSE] = self.timings.get(COARSE, 0.0) + time.perf_counter() - started
+        self.timings[COARSE] = self.timings.get(COARSE, 0.0) + self.since(started)
         if index:
             self.report(COARSE, moments.mean)
         return sample
@@ -357,7 +376,7 @@ class _Run:
         alpha = self.model.alphas[self.fine_times[0]].to(hint.dtype)
         start = gaussian.add_noise(hint, alpha, noise(hint))
         moments.add(sample_ddim(denoise, start, self.fine_times, self.model.alphas, 0.0, noise, step).clamp(-1, 1))
-        self.timings[FINE] = self.timings.get(FINE, 0.0) + time.perf_counter() - started
+        self.timings[FINE] = self.timings.get(FINE, 0.0) + self.since(started)
 
     def super_resolution(self, volume: torch.Tensor) -> torch.Tensor:
         """x2, clipped to the window's range."""
@@ -366,8 +385,14 @@ class _Run:
         self.done(SUPER, started, fine)
         return fine
 
+    def since(self, started: float) -> float:
+        """Seconds of work; a GPU's is waited for, since it runs behind our back."""
+        if self.model.device.type != "cpu":
+            torch.accelerator.synchronize()
+        return time.perf_counter() - started
+
     def done(self, stage: str, started: float, volume: torch.Tensor) -> None:
-        self.timings[stage] = time.perf_counter() - started
+        self.timings[stage] = self.since(started)
         self.spent += self.COSTS[stage]
         self.report(stage, volume)
 

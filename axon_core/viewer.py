@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import math
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -260,6 +261,12 @@ def serve(volumes: Sequence[tuple[str, CTVolume]], port: int = 0, open_browser: 
             )
         with layout.content, v.VContainer(fluid=True, classes="pa-0 bg-black fill-height"):
             html.Img(src=("picture", ""), style="width: 100%")
+    if port:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise ConfigError("viewer.port", f"Port {port} is taken.", "Choose another, or none.") from error
     server.start(port=port, host="127.0.0.1", open_browser=open_browser, show_connection_info=True)
 
 

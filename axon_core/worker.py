@@ -95,7 +95,7 @@ def read_job(source: str) -> ReconstructJob:
         values = json.loads(text)
     except OSError as error:
         raise ConfigError("job.unreadable", f"Cannot read the job: {error.strerror}.", _USAGE) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError("job.json", "The job is not valid JSON.", str(error)) from error
     if not isinstance(values, dict):
         raise ConfigError("job.json", "The job is not a JSON object.", "Give an object with 'frontal' and 'output'.")
@@ -130,7 +130,6 @@ def main(arguments: list[str] | None = None) -> int:
     except AxonError as error:
         lines.error(error)
         return error.exit_code
-    lines.emit("progress", stage="starting", fraction=0.0, eta_s=None)
     staging = Staging(Path(job.output), job.overwrite)
 
     def cancel(*_: object) -> None:
@@ -146,6 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), cancel)
+    lines.emit("progress", stage="starting", fraction=0.0, eta_s=None)  # from here on a cancel is answered
     status: list[int] = []
     thread = threading.Thread(target=lambda: status.append(work(job, staging, lines)), daemon=True)
     thread.start()

@@ -241,8 +241,10 @@ def test_demo_replaces_its_own_result(
     (resources / "Samples").mkdir()
     (resources / "Samples" / "film.png").write_bytes(film_png.read_bytes())
     monkeypatch.setenv("AXON_RESOURCES", str(resources))
+    assert axon("demo", "-o", tmp_path / "demo", "--preset", "preview").exit_code == 0
+    assert axon("demo", "-o", tmp_path / "demo", "--preset", "preview").exit_code == 6
     for _ in range(2):
-        done = axon("demo", "-o", tmp_path / "demo", "--preset", "preview")
+        done = axon("demo", "-o", tmp_path / "demo", "--preset", "preview", "--force")
         assert done.exit_code == 0 and str(tmp_path / "demo" / "report.html") in done.stdout
 
 

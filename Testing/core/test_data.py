@@ -143,6 +143,29 @@ def test_body_mask_drops_the_couch_and_keeps_the_lungs(bridge):
     assert not (found & ~binary_dilation(body, np.ones((1, 5, 5)))).any()
 
 
+def test_body_mask_drops_a_couch_surface_that_touches_the_back():
+    """A mat 4 mm thick, tangent to the body: the couch of a real scanner, which no 3D opening of 4 mm parts from it."""
+    hu, body = drawn_chest(slices=20, couch=False)
+    y, x = (np.mgrid[:90, :90] - 44.5) * SPACING
+    hu[:, (np.abs(x) < 110) & (y > 88) & (y < 93)] = 100.0
+    found = body_mask(hu, np.full(3, SPACING))
+    assert found[body].mean() > 0.995
+    lowest = y[np.nonzero(found.any(0))]
+    assert not found[:, (np.abs(x) > 60) & (y > 88)].any() and lowest.max() < 105
+
+
+def test_place_case_turns_coronal_and_sagittal_stacks_upright():
+    """The same voxels stored with another axis first are the same patient; lungs open at the top, as cut CTs have."""
+    hu, _ = drawn_chest(couch=False, at=(36.0, 20.0))
+    one = place_case(placed(hu), "one", 64)
+    for order in ((1, 0, 2), (2, 0, 1)):  # array axes (z, y, x) in another order
+        affine = np.eye(4)
+        affine[:3, :3] = SPACING * np.eye(3)[:, [2 - axis for axis in order[::-1]]]
+        other = place_case(placed(hu.transpose(order), affine), "other", 64)
+        np.testing.assert_allclose(one.grid.center_lps, other.grid.center_lps, atol=1e-6)
+        np.testing.assert_allclose(one.hu, other.hu, atol=1.0)
+
+
 def test_body_mask_of_air_is_refused():
     with pytest.raises(VolumeError) as caught:
         body_mask(np.full((10, 20, 20), AIR, np.float32), np.full(3, SPACING))

@@ -227,6 +227,21 @@ def test_of_several_phases_the_largest_is_taken(tmp_path):
     assert volume.notes == ("The series holds 2 acquisitions; took the largest, with 8 slices.",)
 
 
+def test_acquisitions_that_follow_each_other_are_not_phases(tmp_path):
+    """Taking the largest of them would cut the chest."""
+    far = chest((12, 12, 10))
+
+    def change(ds, index):
+        ds.AcquisitionNumber = 1 if index < 7 else 2
+
+    paths = write_series(tmp_path / "a", hu=far, change=change)
+    assert CTVolume.load(tmp_path / "a").hu.shape == far.shape
+    ds = pydicom.dcmread(paths[6])  # the seam, scanned again
+    ds.SOPInstanceUID, ds.AcquisitionNumber, ds.PixelData = generate_uid(), 2, bytes(len(ds.PixelData))
+    ds.save_as(tmp_path / "a" / "seam.dcm")
+    refused("dicom.overlap", tmp_path / "a")
+
+
 def test_a_small_gap_is_filled_and_a_wide_one_refused(tmp_path):
     ramp = np.linspace(-1000, 400, 8)[:, None, None] + np.zeros((8, 12, 10))
     ramp = np.rint(ramp / 200) * 200

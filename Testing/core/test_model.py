@@ -94,6 +94,21 @@ def test_foreign_files_are_refused(tmp_path, content):
     assert caught.value.code == "model.format"
 
 
+def test_a_model_of_another_version_hides_no_other(saved, tmp_path, monkeypatch):
+    model, _ = saved
+    resources = tmp_path / "resources"
+    model.save_pretrained(resources / "Models" / "good", model.card)
+    future = dataclasses.replace(model.config, window="wide")
+    object.__setattr__(future, "window", "of-tomorrow")
+    with pytest.raises(ModelError):  # what was written is read again
+        dataclasses.replace(model, config=future).save_pretrained(resources / "Models" / "future", model.card)
+    monkeypatch.setenv("AXON_RESOURCES", str(resources))
+    assert [info.name for info in available_models()] == ["good"]
+    with pytest.raises(ModelError) as caught:
+        AxonModel.from_pretrained("future")
+    assert caught.value.code == "model.format"
+
+
 def test_missing_model_is_named_with_advice():
     with pytest.raises(ModelError, match="no-such-model"):
         AxonModel.from_pretrained("no-such-model")

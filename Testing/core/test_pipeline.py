@@ -104,7 +104,38 @@ def test_provenance_is_complete_and_plain(model):
     assert told["seeds"] == [7] and told["window"] == {"name": "wide", "low": -1000.0, "high": 1000.0}
     assert set(told["films"]) == {"frontal", "lateral"} == set(result.ncc)
     assert {"version", "weights_sha256", "preset", "steps", "eta", "grid", "device", "created"} <= set(told)
-    assert result.final.source["notice"] == SYNTHETIC_NOTICE
+    assert set(told["steps"]) == {COARSE, FINE} == set(told["eta"])
+    preview = reconstruct(film(), model=model, preset="preview", device="cpu").provenance
+    assert preview["steps"] == {} == preview["eta"]
+
+
+def test_every_volume_stays_marked_in_its_file(model, tmp_path):
+    """Also those that are not the final one, and without being told again what they are."""
+    result = reconstruct(film(), model=model, seeds=(0, 1), device="cpu")
+    for number, volume in enumerate([result.final, result.std, *result.stages.values()]):
+        for ending in ("nrrd", "mha", "nii.gz"):
+            again = CTVolume.load(volume.save(tmp_path / f"{number}.{ending}"))
+            assert again.source["synthetic"]
+
+
+def test_no_file_name_leaves_with_the_result(model):
+    """A file is often called like its patient."""
+    named = dataclasses.replace(film(), source={"name": "DOE_JOHN.dcm", "sha256": "0" * 64})
+    result = reconstruct(named, model=model, preset="preview", device="cpu")
+    assert "DOE" not in json.dumps(result.provenance) and "0" * 64 in json.dumps(result.provenance)
+
+
+def test_an_unknown_view_is_told(model):
+    result = reconstruct(dataclasses.replace(film(), view=None), model=model, preset="preview", device="cpu")
+    assert any("PA" in warning for warning in result.warnings)
+
+
+def test_a_model_that_has_reconstructed_can_be_trained(model):
+    model = AxonModel.from_preset("tiny")
+    reconstruct(film(), model=model, device="cpu")
+    x = torch.zeros(1, 1, 16, 16, 16)
+    model.fine_x0(x, torch.tensor([5]), x).sum().backward()
+    model.endpoint(torch.zeros(1, 1, 32, 32)).sum().backward()
 
 
 def test_films_in_the_wrong_place_are_refused(model):
@@ -124,20 +155,45 @@ def test_bad_requests_are_named(model, change, kind):
     assert caught.value.advice
 
 
-def test_out_of_memory_falls_back_with_a_note(model, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_falls_back_to_the_cpu_with_a_note(model, monkeypatch, error):
     import axon_core.pipeline as pipeline
 
-    real, calls = pipeline._Run.stages, []
+    real = pipeline._Run.stages
+    failing = [True, False]
 
-    def first_call_fails(self, films):
-        calls.append(1)
-        if len(calls) == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+    def stages(self, films):
+        if failing.pop(0):
+            raise error
         return real(self, films)
 
-    monkeypatch.setattr(pipeline._Run, "stages", first_call_fails)
-    result = reconstruct(film(), model=model, preset="preview", device="cpu")
+    monkeypatch.setattr(pipeline._Run, "stages", stages)
+    monkeypatch.setattr(pipeline, "resolve_device", lambda _: "cpu:0")  # a device that is not called "cpu"
+    result = reconstruct(film(), model=model, preset="preview")
     assert any("out of memory" in warning for warning in result.warnings)
+    assert result.provenance["device"] == "cpu"
+    failing[:] = [True, True]
+    with pytest.raises(DeviceError) as caught:
+        reconstruct(film(), model=model, preset="preview")
+    assert caught.value.code == "device.memory"
+
+
+def test_other_failures_are_no_lack_of_memory(model, monkeypatch):
+    import axon_core.pipeline as pipeline
+
+    def stages(self, films):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(pipeline._Run, "stages", stages)
+    with pytest.raises(RuntimeError, match="shapes"):
+        reconstruct(film(), model=model, preset="preview", device="cpu")
 
 
 def test_reprojection_shows_the_body_where_it_is():

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from axon_core import SYNTHETIC_NOTICE
 from axon_core.errors import Cancelled, ConfigError, OutputError
 from axon_core.job import ReconstructJob, Result, Staging, check_output
 
@@ -93,11 +94,23 @@ def test_overwriting_replaces_results_and_only_results(tmp_path: Path) -> None:
     (output / "dicom" / "1.dcm").touch()
     (output / "volume.mha").write_text("old")
     (output / "notes.txt").write_text("mine")
+    (output / "provenance.json").write_text(json.dumps({"notice": SYNTHETIC_NOTICE}))
     with pytest.raises(OutputError, match="earlier result"), Staging(output):
         pass
     with Staging(output, overwrite=True) as staging:
         (staging.folder / "volume.nrrd").write_text("new")
     assert sorted(p.name for p in output.iterdir()) == ["notes.txt", "volume.nrrd"]
+
+
+@pytest.mark.parametrize("provenance", [None, "{", "[]", '{"notice": "mine"}'])
+def test_a_scan_with_our_file_names_is_left_alone(tmp_path: Path, provenance: str | None) -> None:
+    (tmp_path / "dicom").mkdir()
+    (tmp_path / "dicom" / "1.dcm").touch()
+    if provenance is not None:
+        (tmp_path / "provenance.json").write_text(provenance)
+    with pytest.raises(OutputError) as caught, Staging(tmp_path, overwrite=True):
+        pass
+    assert caught.value.code == "output.foreign" and (tmp_path / "dicom" / "1.dcm").exists()
 
 
 def test_foreign_files_in_a_result_folder_are_left_alone(tmp_path: Path) -> None:
@@ -228,6 +241,16 @@ def test_cancel_when_nobody_reads_the_lines(tmp_path: Path) -> None:
     assert child.wait(timeout=2.0) == 130
     assert [p.name for p in tmp_path.iterdir()] == ["job.json"]
     child.communicate()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without asking them")
+def test_cancel_on_the_first_line(tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text(json.dumps({"frontal": "a.png", "output": str(tmp_path / "out")}))
+    child = start(LONG_OPERATION, str(tmp_path / "job.json"))
+    assert child.stdout is not None and child.stdout.readline()
+    child.send_signal(signal.SIGTERM)
+    output, _ = child.communicate(timeout=30)
+    assert child.returncode == 130 and json.loads(output.splitlines()[-1])["code"] == "cancelled"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without asking them")

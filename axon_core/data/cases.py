@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from axon_core.ctvolume import CTVolume
+from axon_core.dicom_write import as_axial
 from axon_core.errors import VolumeError
 from axon_core.geometry import CanonicalGrid
 
@@ -93,6 +94,8 @@ def load_case(path: str, size: int = 128) -> Case:
 
 def place_case(volume: CTVolume, name: str, size: int = 128) -> Case:
     """Lay a chest CT onto the canonical cube; see `load_case`."""
+    hu, affine = as_axial(volume.hu, volume.affine)
+    volume = CTVolume(hu, affine, volume.notes, volume.source)
     body = body_mask(volume.hu, np.asarray(volume.spacing_mm))
     clean = CTVolume(np.where(body, volume.hu, AIR_HU).astype(np.float32), volume.affine, volume.notes, volume.source)
     _, y, x = np.nonzero(body)
