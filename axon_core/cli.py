@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -324,7 +325,7 @@ def info(
 
 def understand(path: Path) -> dict[str, Any]:
     """Facts about a model, film or volume; which one it is is found out by trying."""
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, it answers for impossible names too
         raise ConfigError("info.missing", f"There is no {path.name}.", "Check the path.")
     refused: list[AxonError] = []
     for attempt in (_model, _film, _volume):

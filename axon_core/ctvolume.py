@@ -227,7 +227,7 @@ def shear(affine: np.ndarray) -> float:
 
 
 def _read(path: Path) -> RawVolume:
-    if not (path.is_file() or path.is_dir()):
+    if not (os.path.isfile(path) or os.path.isdir(path)):
         raise VolumeError("volume.missing", f"{path.name} does not exist.", "Check the path.")
     return read_dicom(path) if path.is_dir() or is_dicom(path) else read_volume_file(path)
 

@@ -227,9 +227,9 @@ def _remove(folder: Path) -> None:
 
 def check_output(output: Path, overwrite: bool) -> None:
     """OutputError if results cannot go to `output` without harming what is there."""
-    if output.exists() and not output.is_dir():
+    if os.path.exists(output) and not output.is_dir():
         raise OutputError("output.is-file", f"{output.name} is a file.", "Give the name of a folder.")
-    earlier = [name for name in (*FILES, *FOLDERS) if (output / name).exists()]
+    earlier = [name for name in (*FILES, *FOLDERS) if os.path.exists(output / name)]
     if earlier and not overwrite:
         raise OutputError(
             "output.exists",
@@ -238,7 +238,9 @@ def check_output(output: Path, overwrite: bool) -> None:
         )
     for name, ending in FOLDERS.items():
         folder = output / name
-        if folder.exists() and not (folder.is_dir() and all(entry.name.endswith(ending) for entry in folder.iterdir())):
+        if os.path.exists(folder) and not (
+            folder.is_dir() and all(entry.name.endswith(ending) for entry in folder.iterdir())
+        ):
             raise OutputError(
                 "output.foreign-folder",
                 f"{output.name}/{name} holds other things than *{ending} files and is left alone.",
@@ -266,7 +268,7 @@ def _is_result(output: Path, found: list[str]) -> bool:
 def volume_of(path: Path) -> Path:
     """The volume in a result's folder; any other path as it is."""
     names = [*(f"volume.{ending}" for ending in FORMATS[:3]), "dicom"]
-    return next((path / name for name in names if (path / name).exists()), path)
+    return next((path / name for name in names if os.path.exists(path / name)), path)
 
 
 def _cannot_write(output: Path, error: OSError) -> OutputError:

@@ -200,9 +200,9 @@ class AxonModel:
             ModelError: not found, damaged, or of an unknown format.
         """
         folder = Path(name_or_folder)
-        if not (folder / WEIGHTS).is_file():
+        if not os.path.isfile(folder / WEIGHTS):
             folder = resources.folder() / "Models" / str(name_or_folder)
-        if not (folder / WEIGHTS).is_file():
+        if not os.path.isfile(folder / WEIGHTS):
             known = ", ".join(info.name for info in available_models()) or "none"
             raise ModelError(
                 "model.not-found",

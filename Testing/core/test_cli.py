@@ -108,6 +108,9 @@ def test_wrong_seeds(text: str) -> None:
         (["drr", "nowhere.nii", "-o", "unused.png"], 4),
         (["drr", "nowhere.nii", "-o", "unused.gif"], 6),
         (["info", "nowhere"], 2),
+        (["info", "x" * 300], 2),  # longer than any file system allows
+        (["view", "x" * 300], 4),
+        (["reconstruct", "x" * 300, "-o", "unused"], 3),
     ],
 )
 def test_errors_are_short_and_leave_nothing(
