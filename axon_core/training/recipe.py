@@ -1,13 +1,14 @@
 """How the bundled weights were made, as commands that make them again.
 
-    python -m axon_core.training.recipe pairs --ct CT... --out pairs --count 2500 --phantoms 0.25
-    python -m axon_core.training.recipe pairs --ct CT... --out pairs128 --count 250 --size 128 --seed 1000000 --phantoms 0.15
-    python -m axon_core.training.recipe train endpoint --pairs pairs --run run --steps 5400 --lr 6e-4 --ema 0.998
-    python -m axon_core.training.recipe train coarse   --pairs pairs --run run --steps 600 --lr 8e-4 --ema 0.99
-    python -m axon_core.training.recipe train prior    --pairs pairs --run run --steps 600 --lr 8e-4 --ema 0.99
-    python -m axon_core.training.recipe train control  --pairs pairs --run run --steps 400 --lr 6e-4 --ema 0.99
-    python -m axon_core.training.recipe train super-resolution --pairs pairs128 --run run --steps 900 --lr 4e-4 --ema 0.99
-    python -m axon_core.training.recipe ship --run run --out Resources/Models/axon-small --default endpoint ...
+    alias recipe='python -m axon_core.training.recipe'
+    recipe pairs --ct CT... --out pairs --count 2500 --phantoms 0.25
+    recipe pairs --ct CT... --out pairs128 --count 250 --size 128 --seed 1000000 --phantoms 0.15
+    recipe train endpoint --pairs pairs --run run --steps 5400 --lr 6e-4 --ema 0.998
+    recipe train coarse   --pairs pairs --run run --steps 600 --lr 8e-4 --ema 0.99
+    recipe train prior    --pairs pairs --run run --steps 600 --lr 8e-4 --ema 0.99
+    recipe train control  --pairs pairs --run run --steps 400 --lr 6e-4 --ema 0.99
+    recipe train super-resolution --pairs pairs128 --run run --steps 900 --lr 4e-4 --ema 0.99
+    recipe ship --run run --out Resources/Models/axon-small --default endpoint ...
 
 Every command resumes where it was stopped. Each stage starts from the finished stages before it in `--run`.
 """
