@@ -200,7 +200,9 @@ def demo(
     from axon_core.job import ReconstructJob
     from axon_core.resources import demo_film
 
-    job = ReconstructJob(str(demo_film()), str(output), preset=preset, seeds=parse_seeds(seeds), overwrite=force)
+    job = ReconstructJob(
+        str(demo_film()), str(output), preset=preset, seeds=parse_seeds(seeds), view="PA", overwrite=force
+    )
     _tell(_run(job, quiet=json_), job, as_json=json_)
 
 
