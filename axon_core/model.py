@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from axon_core import resources
@@ -182,8 +183,14 @@ class AxonModel:
         return gaussian.alpha_bars(zero_terminal=self.config.diffusion.zero_terminal)
 
     def super_resolve(self, volume: torch.Tensor) -> torch.Tensor:
-        """(B, 1, n, n, n) -> (B, 1, 2n, 2n, 2n)."""
-        return self.sr(volume)
+        """(B, 1, n, n, n) -> (B, 1, 2n, 2n, 2n).
+
+        The cube is continued by its outermost voxels first: convolutions that see zeros beyond it draw a rim.
+        """
+        margin = 4
+        larger = self.sr(F.pad(volume, (margin,) * 6, mode="replicate"))
+        edge = margin * self.sr.factor
+        return larger[..., edge:-edge, edge:-edge, edge:-edge]
 
     # ---- disk
 

@@ -152,6 +152,11 @@ def reconstruct(
             warnings.append(f"The {chosen} device ran out of memory; the CPU was used instead.")
     if len(seeds) > 1 and not run.stochastic:
         warnings.append("The stages that ran draw nothing at random: one volume answers all seeds, without a spread.")
+    warnings += [
+        f"The stage {stage!r} was no better than the stage before it on held-out CTs: see the model's card."
+        for stage in model.card.stages
+        if stage in stages and stage not in model.card.default_stages
+    ]
     final = list(stages.values())[-1]
     started = time.perf_counter()
     reprojections = {name: reproject(final, film.view, model.config.film_size) for name, film in films.items()}

@@ -109,6 +109,18 @@ def test_a_model_of_another_version_hides_no_other(saved, tmp_path, monkeypatch)
     assert caught.value.code == "model.format"
 
 
+def test_super_resolution_of_a_constant_has_no_rim():
+    """Whatever the weights, every voxel of a constant cube sees the same: also those at its edges."""
+    torch.manual_seed(0)
+    model = AxonModel.from_preset("tiny")
+    torch.nn.init.normal_(model.sr.join.weight, std=0.1)
+    with torch.no_grad():
+        fine = model.super_resolve(torch.full((1, 1, 16, 16, 16), -1.0))
+    centre = fine[..., 16:18, 16:18, 16:18]
+    assert fine.shape[-1] == 32
+    assert float((fine[..., :2, 16:18, 16:18] - centre).abs().max()) < 0.1 * float((centre + 1).abs().max())
+
+
 def test_missing_model_is_named_with_advice():
     with pytest.raises(ModelError, match="no-such-model"):
         AxonModel.from_pretrained("no-such-model")

@@ -55,7 +55,12 @@ def test_only_stages_that_proved_themselves_run_by_default(model):
     cautious = dataclasses.replace(
         model, card=dataclasses.replace(model.card, default_stages=("endpoint", "super-resolution"))
     )
-    assert list(reconstruct(film(), model=cautious, device="cpu").stages) == [ENDPOINT, SUPER]
+    result = reconstruct(film(), model=cautious, device="cpu")
+    assert list(result.stages) == [ENDPOINT, SUPER]
+    assert not any("no better" in warning for warning in result.warnings)
+    everything = reconstruct(film(), model=cautious, preset="paper", device="cpu")
+    assert list(everything.stages) == [ENDPOINT, COARSE, FINE, SUPER]
+    assert sum("no better" in warning for warning in everything.warnings) == 2
 
 
 def test_seeds_without_a_random_stage_are_told_to_be_idle(model):

@@ -139,7 +139,7 @@ class SuperResolutionStage(nn.Module):
         z, y, x = at = torch.randint(0, low.shape[-1] - n + 1, (3,), generator=generator).tolist()
         low = low[..., z : z + n, y : y + n, x : x + n]
         zz, yy, xx = (slice(2 * a, 2 * (a + n)) for a in at)
-        error = self.model.super_resolve(low).float() - high[..., zz, yy, xx]
+        error = self.model.sr(low).float() - high[..., zz, yy, xx]
         error, weight = error[..., 4:-4, 4:-4, 4:-4], weight[..., zz, yy, xx][..., 4:-4, 4:-4, 4:-4]
         return weighted_mean(error.abs(), weight)
 
