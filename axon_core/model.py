@@ -242,13 +242,14 @@ class AxonModel:
         return inspect(folder)
 
 
-def bfloat16_pays(device: torch.device) -> bool:
-    """Whether `device` computes faster in bfloat16: GPUs of CUDA, and CPUs with matrix units (AMX).
+def bfloat16_pays(device: torch.device, training: bool = False) -> bool:
+    """Whether `device` computes faster in bfloat16 than in float32: GPUs of CUDA, and CPUs that multiply it natively.
 
-    The vector instructions for bfloat16 of other CPUs (AVX-512) make convolutions slower than float32.
+    On CPUs whose only such units are vectors (AVX-512) that holds for inference alone: their backward convolutions are
+    slower.
     """
     if device.type == "cpu":
-        return bool(torch.cpu._is_amx_tile_supported())
+        return bool(torch.cpu._is_amx_tile_supported() or (torch.cpu._is_avx512_bf16_supported() and not training))
     return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 

@@ -194,7 +194,7 @@ def once(work: Callable[[], Any], precision: str) -> tuple[float, float]:
     """(wall, CPU) seconds of one call."""
     import torch
 
-    with torch.inference_mode(), in_precision(precision):
+    with torch.no_grad(), in_precision(precision):
         wall, cpu = time.perf_counter(), time.process_time()
         work()
         return time.perf_counter() - wall, time.process_time() - cpu

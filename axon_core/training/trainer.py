@@ -96,7 +96,7 @@ def train(stage: nn.Module, dataset: Dataset[Any], options: TrainOptions, folder
     fabric = Fabric(accelerator="auto", devices=1)
     precision = options.precision
     if precision == "auto":
-        precision = "bf16-mixed" if bfloat16_pays(fabric.device) else "32-true"
+        precision = "bf16-mixed" if bfloat16_pays(fabric.device, training=True) else "32-true"
     fabric = Fabric(accelerator="auto", devices=1, precision=precision)  # type: ignore[arg-type]
     trained: nn.Module = stage.trained  # type: ignore[assignment]
     trained.train().requires_grad_(True)
