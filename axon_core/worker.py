@@ -104,6 +104,7 @@ def read_job(source: str) -> ReconstructJob:
 
 def work(job: ReconstructJob, staging: Staging, lines: Lines) -> int:
     """Do one job and tell about it; returns the exit status."""
+    lines.emit("progress", stage="starting", fraction=0.0, eta_s=None)  # signals are answered from here on
     try:
         result = run(job, staging, Watcher(lines, staging, job.previews))
     except AxonError as error:
@@ -145,7 +146,6 @@ def main(arguments: list[str] | None = None) -> int:
     for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), cancel)
-    lines.emit("progress", stage="starting", fraction=0.0, eta_s=None)  # from here on a cancel is answered
     status: list[int] = []
     thread = threading.Thread(target=lambda: status.append(work(job, staging, lines)), daemon=True)
     thread.start()

@@ -136,10 +136,10 @@ def test_stratified_draws_once_in_each_stratum():
         assert (stages.stratified(8, seeded(seed)) * 8).floor().tolist() == list(range(8))
 
 
-def test_the_lateral_film_is_left_out_half_of_the_time():
+def test_the_lateral_film_is_left_out_two_times_of_three():
     films = torch.randn(3, 2, 4, 4)
     views = [stages.drop_views(films, seeded(seed)).shape[1] for seed in range(200)]
-    assert set(views) == {1, 2} and 70 < views.count(1) < 130
+    assert set(views) == {1, 2} and 110 < views.count(1) < 150
     one = stages.drop_views(films, seeded(0), probability=1.0)
     assert torch.equal(one, films[:, :1])  # it is the frontal film that stays
 
