@@ -6,9 +6,9 @@
     recipe train endpoint --pairs pairs --run run --steps 5400 --lr 6e-4 --ema 0.998
     recipe train coarse   --pairs pairs --run run --steps 600 --lr 8e-4 --ema 0.99
     recipe train prior    --pairs pairs --run run --steps 600 --lr 8e-4 --ema 0.99
-    recipe train control  --pairs pairs --run run --steps 400 --lr 6e-4 --ema 0.99
+    recipe train control  --pairs pairs --run run --steps 300 --lr 6e-4 --ema 0.99
     recipe train super-resolution --pairs pairs128 --run run --steps 450 --lr 5e-4 --ema 0.99
-    recipe ship --run run --out Resources/Models/axon-small --default endpoint ...
+    recipe ship --run run --out Resources/Models/axon-small --default endpoint super-resolution ...
 
 Every command resumes where it was stopped. Each stage starts from the finished stages before it in `--run`.
 """
