@@ -7,6 +7,7 @@ as in SimpleITK) to LPS. Films are indexed ``[row, column]``. Angles are radians
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -65,10 +66,11 @@ class XrayView(str, Enum):
     PA = "PA"  # beam from the patient's back to the front; patient's left on the image's right
     AP = "AP"  # beam from front to back; shown like PA
     LAT = "LAT"  # left lateral: beam from right to left, front of the chest on the image's right
+    RL = "RL"  # right lateral: beam from left to right, front of the chest on the image's left
 
     @property
     def is_frontal(self) -> bool:
-        return self is not XrayView.LAT
+        return self in (XrayView.PA, XrayView.AP)
 
     @property
     def beam(self) -> np.ndarray:
@@ -90,6 +92,7 @@ _AXES = {
     XrayView.PA: (np.array([0.0, -1.0, 0.0]), np.array([1.0, 0.0, 0.0])),
     XrayView.AP: (np.array([0.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0])),
     XrayView.LAT: (np.array([1.0, 0.0, 0.0]), np.array([0.0, -1.0, 0.0])),
+    XrayView.RL: (np.array([-1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0])),
 }
 
 
@@ -114,6 +117,27 @@ class RigidPose:
         matrix[:3, :3] = rz @ ry @ rx
         matrix[:3, 3] = self.translation
         return matrix
+
+
+    @classmethod
+    def from_matrix(cls, matrix: np.ndarray) -> RigidPose:
+        """The pose of a (4, 4) rigid matrix.
+
+        Errors:
+            ConfigError: it scales, shears or mirrors.
+        """
+        turn = np.asarray(matrix, dtype=float)[:3, :3]
+        if not np.allclose(turn @ turn.T, np.eye(3), atol=1e-4) or np.linalg.det(turn) < 0:
+            raise ConfigError(
+                "pose.not-rigid", "The pose is not a rigid motion.", "Give a rotation and a translation only."
+            )
+        angles = (
+            math.atan2(turn[2, 1], turn[2, 2]),
+            math.atan2(-turn[2, 0], math.hypot(turn[2, 1], turn[2, 2])),
+            math.atan2(turn[1, 0], turn[0, 0]),
+        )
+        x, y, z = (float(value) for value in matrix[:3, 3])
+        return cls(angles, (x, y, z))
 
 
 @dataclass(frozen=True)
@@ -168,6 +192,12 @@ class XrayGeometry:
             + offset[:, None, None] * self.view.row
             + offset[None, :, None] * self.view.column
         )
+
+    def rays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(3,) each, LPS millimetres: from the source to the first pixel's centre; to the next row; to the next column."""
+        row, column = self.view.row * self.pitch_mm, self.view.column * self.pitch_mm
+        corner = self.view.beam * self.sdd_mm - 0.5 * (self.pixels - 1) * (row + column)
+        return corner, row, column
 
     def project(self, points_lps: np.ndarray) -> np.ndarray:
         """LPS points (..., 3) -> detector pixels (..., 2) as (row, column), pixel centres at whole numbers."""

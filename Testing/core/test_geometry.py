@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from axon_core.errors import ConfigError
 from axon_core.geometry import CanonicalGrid, RigidPose, XrayGeometry, XrayView
@@ -66,8 +68,8 @@ def test_view_axes_are_orthonormal(view: XrayView) -> None:
 
 
 def test_view_values_are_dicoms() -> None:
-    assert [XrayView("PA"), XrayView("AP"), XrayView("LAT")] == VIEWS
-    assert [view.is_frontal for view in VIEWS] == [True, True, False]
+    assert [XrayView("PA"), XrayView("AP"), XrayView("LAT"), XrayView("RL")] == VIEWS
+    assert [view.is_frontal for view in VIEWS] == [True, True, False, False]
 
 
 def test_view_axes_cannot_be_spoiled() -> None:
@@ -89,9 +91,10 @@ def test_patients_left_is_on_the_right_of_a_frontal_film(view: XrayView) -> None
     assert left[0] == pytest.approx(right[0])
 
 
-def test_front_of_the_chest_is_on_the_right_of_a_lateral_film() -> None:
-    front, back = XrayGeometry(XrayView.LAT).project(np.array([-50.0 * POSTERIOR, 50.0 * POSTERIOR]))
-    assert front[1] > back[1]
+@pytest.mark.parametrize(("view", "side"), [(XrayView.LAT, 1), (XrayView.RL, -1)])
+def test_front_of_the_chest_is_on_the_right_of_a_left_lateral_film(view: XrayView, side: int) -> None:
+    front, back = XrayGeometry(view).project(np.array([-50.0 * POSTERIOR, 50.0 * POSTERIOR]))
+    assert side * front[1] > side * back[1]
     assert front[0] == pytest.approx(back[0])
 
 
@@ -105,6 +108,7 @@ def test_what_lies_nearer_to_the_film_is_smaller() -> None:
     front = -80.0 * POSTERIOR
     assert width(XrayView.AP, front, LEFT) > width(XrayView.PA, front, LEFT)
     assert width(XrayView.LAT, -100.0 * LEFT, POSTERIOR) > width(XrayView.LAT, 100.0 * LEFT, POSTERIOR)
+    assert width(XrayView.RL, -100.0 * LEFT, POSTERIOR) < width(XrayView.RL, 100.0 * LEFT, POSTERIOR)
 
 
 # ------------------------------------------------------------------------------------------------------------ geometry
@@ -132,6 +136,13 @@ def test_every_point_of_a_ray_falls_on_its_pixel(view: XrayView) -> None:
     for way in (0.3, 0.8, 1.0):  # of the way from the source to the detector
         points = geometry.source + way * (geometry.detector() - geometry.source)
         np.testing.assert_allclose(geometry.project(points), np.stack([rows, columns], -1), atol=1e-9)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_rays_lead_to_the_pixels(view: XrayView) -> None:
+    geometry = XrayGeometry(view, pixels=6)
+    corner, row, column = geometry.rays()
+    np.testing.assert_allclose(geometry.source + corner + 4 * row + 2 * column, geometry.detector()[4, 2], atol=1e-9)
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -217,3 +228,17 @@ def test_pose_turns_about_x_then_y_then_z_then_shifts() -> None:
     shift[:3, 3] = 7.0, -8.0, 9.0
     expected = shift @ about(2, 0.3) @ about(1, 0.2) @ about(0, 0.1)
     np.testing.assert_allclose(RigidPose((0.1, 0.2, 0.3), (7.0, -8.0, 9.0)).matrix, expected, atol=1e-15)
+
+
+@given(st.lists(st.floats(-1.5, 1.5), min_size=3, max_size=3))
+def test_pose_comes_back_from_its_matrix(rotation: list[float]) -> None:
+    pose = RigidPose((rotation[0], rotation[1], rotation[2]), (1.0, -2.0, 3.0))
+    back = RigidPose.from_matrix(pose.matrix)
+    np.testing.assert_allclose(back.rotation, pose.rotation, atol=1e-9)
+    assert back.translation == pose.translation
+
+
+@pytest.mark.parametrize("matrix", [np.diag([1.0, 1.0, -1.0, 1.0]), np.diag([1.0, 1.1, 1.0, 1.0])])
+def test_a_pose_neither_mirrors_nor_scales(matrix: np.ndarray) -> None:
+    with pytest.raises(ConfigError):
+        RigidPose.from_matrix(matrix)

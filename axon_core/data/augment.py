@@ -17,15 +17,16 @@ EXTENT_MM = 360.0
 def random_affine(generator: torch.Generator, strength: float = 1.0) -> torch.Tensor:
     """(3, 4) matrix for `affine_grid` (x, y, z order, unit cube [-1, 1]): scale, shear-free rotation, shift.
 
-    At strength 1: log scale sd 0.08 in common, 0.08 front to back (chests differ most in depth) and 0.04 along the
-    other axes; rotations sd 3 degrees, shifts sd 12 mm.
+    At strength 1: log scale sd 0.08 in common, 0.10 front to back (chests differ most in depth) and 0.05 along the
+    other axes; rotations sd 5 degrees for tilt (about x), 3 for lean (about y) and 4 about the long axis; shifts sd
+    12 mm.
     """
 
     def normal(n: int) -> torch.Tensor:
         return strength * torch.randn(n, generator=generator)
 
-    scale = torch.exp(0.08 * normal(1) + torch.tensor([0.04, 0.08, 0.04]) * normal(3))
-    ax, ay, az = (math.radians(3.0) * normal(3)).tolist()
+    scale = torch.exp(0.08 * normal(1) + torch.tensor([0.05, 0.10, 0.05]) * normal(3))
+    ax, ay, az = (torch.tensor([5.0, 3.0, 4.0]).deg2rad() * normal(3)).tolist()
     rx = torch.tensor([[1, 0, 0], [0, math.cos(ax), -math.sin(ax)], [0, math.sin(ax), math.cos(ax)]])
     ry = torch.tensor([[math.cos(ay), 0, math.sin(ay)], [0, 1, 0], [-math.sin(ay), 0, math.cos(ay)]])
     rz = torch.tensor([[math.cos(az), -math.sin(az), 0], [math.sin(az), math.cos(az), 0], [0, 0, 1]])

@@ -10,14 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
-from axon_core.ctvolume import CTVolume
+from axon_core.ctvolume import AIR_HU, CTVolume
 from axon_core.dicom_write import as_axial
+from axon_core.drr.prepare import body_mask
 from axon_core.errors import VolumeError
 from axon_core.geometry import CanonicalGrid
-
-AIR_HU = -1000.0
 
 
 @dataclass(frozen=True)
@@ -35,47 +33,6 @@ class Case:
     hu: np.ndarray
     known: np.ndarray
     grid: CanonicalGrid
-
-
-def body_mask(hu: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
-    """The patient without couch, clothes and cables.
-
-    Tissue (> -500 HU), opened by 4 mm to cut the bridges to the couch; the largest piece, grown back and with the air
-    inside it (lungs, bowel) filled slice by slice. What touches it here and there but is thin, as the surface of a
-    couch, then falls to an opening of each filled slice by 10 mm.
-
-    Args:
-        hu: (z, y, x) HU.
-        spacing_mm: (x, y, z).
-
-    Returns:
-        (z, y, x) bool.
-    """
-    tissue = hu > -500
-    radius = np.maximum(1, np.round(4.0 / spacing_mm[::-1])).astype(int)
-    ball = np.ones(tuple(2 * radius + 1), bool)
-    opened = ndimage.binary_opening(tissue, ball)
-    labels, count = ndimage.label(opened)
-    if count == 0:
-        raise VolumeError("ct.no-body", "The volume shows no body.", "Is this a CT in Hounsfield units?")
-    largest = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-    body = ndimage.binary_dilation(largest, ball) & tissue | largest
-    body &= np.stack([_opened(ndimage.binary_fill_holes(plane), 10.0, spacing_mm[:2]) for plane in body])
-    closed = ndimage.binary_closing(np.pad(body, ((0, 0), (8, 8), (8, 8))), np.ones((1, 9, 9), bool))[:, 8:-8, 8:-8]
-    filled = np.stack([ndimage.binary_fill_holes(plane) for plane in closed | body])
-    return ndimage.binary_dilation(filled, np.ones((1, 3, 3), bool))  # keep the skin's partial-volume rim
-
-
-def _opened(plane: np.ndarray, radius_mm: float, spacing_mm: np.ndarray) -> np.ndarray:
-    """(y, x) mask opened by a disc, by distances; the border of the image counts as inside."""
-    sampling = spacing_mm[::-1]
-    padded = np.pad(plane, 1 + int(radius_mm / spacing_mm.min()), mode="edge")
-    core = ndimage.distance_transform_edt(padded, sampling) > radius_mm
-    if not core.any():
-        return np.zeros_like(plane)
-    grown = ndimage.distance_transform_edt(~core, sampling) <= radius_mm
-    trim = (padded.shape[0] - plane.shape[0]) // 2
-    return grown[trim:-trim, trim:-trim]
 
 
 def load_case(path: str, size: int = 128) -> Case:

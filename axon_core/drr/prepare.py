@@ -1,0 +1,152 @@
+"""A CT made ready for the X-ray beam: no couch, no cut ends.
+
+A chest CT shows its couch, is shorter than a chest film, and its field of view may clip the arms and the skin. None of
+that may put an edge into a film: what is not body becomes air; where the scan ends the body goes on, blurred more and
+more along its axis and fading out at its sides.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+
+from axon_core.ctvolume import AIR_HU, CTVolume
+from axon_core.dicom_write import as_axial
+from axon_core.errors import VolumeError
+
+COARSE_MM = 3.0  # in-plane voxels in which the body is sought
+LENGTH_MM = 480.0  # along z: more than a film shows of it, with the beam diverging and the patient shifted by 50 mm
+FADE_MM = 40.0  # over which a body that the field of view clips fades out sideways
+FADE_BLUR_MM = 10.0  # standard deviation along z, so that a limb which is clipped in part does not end in a step
+BLUR_MM = 5.0  # width of the box that blurs each slice of the continuation once more than the last
+
+
+def prepare_ct(volume: CTVolume) -> CTVolume:
+    """Axial slices of the patient alone, continued beyond the scan's ends and sides.
+
+    The anatomy stays where it was: the result's affine says where its (larger) lattice lies.
+
+    Errors:
+        VolumeError: no body in it.
+    """
+    scanned, affine = as_axial(volume.hu, volume.affine)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    patient = np.where(_coarse_body_mask(scanned, spacing), scanned, np.float32(AIR_HU))
+    hu, margin = _fade_sideways(patient, _unseen_columns(scanned), spacing)
+    hu, below = _continue_along(hu, spacing)
+    origin = affine @ [-margin[0], -margin[1], -below, 1.0]
+    affine = affine.copy()
+    affine[:3, 3] = origin[:3]
+    return CTVolume(hu, affine, volume.notes, volume.source)
+
+
+def body_mask(hu: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+    """The patient without couch, clothes and cables.
+
+    Tissue (> -500 HU), opened by 4 mm to cut the bridges to the couch; the largest piece, grown back and with the air
+    inside it (lungs, bowel) filled slice by slice. What touches it here and there but is thin, as the surface of a
+    couch, then falls to an opening of each filled slice by 10 mm.
+
+    Args:
+        hu: (z, y, x) HU.
+        spacing_mm: (x, y, z).
+
+    Returns:
+        (z, y, x) bool.
+
+    Errors:
+        VolumeError: no tissue at all.
+    """
+    tissue = hu > -500
+    box = tuple(2 * np.maximum(1, (4.0 / spacing_mm[::-1]).astype(int)) + 1)
+    labels, count = ndimage.label(_grown(_shrunk(tissue, box), box))
+    if count == 0:
+        raise VolumeError("ct.no-body", "The volume shows no body.", "Is this a CT in Hounsfield units?")
+    largest = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    body = _grown(largest, box) & tissue | largest
+    body &= np.stack([_opened(ndimage.binary_fill_holes(plane), 10.0, spacing_mm[:2]) for plane in body])
+    padded = np.pad(body, ((0, 0), (8, 8), (8, 8)))
+    closed = _shrunk(_grown(padded, (1, 9, 9)), (1, 9, 9))[:, 8:-8, 8:-8]
+    filled = np.stack([ndimage.binary_fill_holes(plane) for plane in closed | body])
+    return _grown(filled, (1, 3, 3))  # keep the skin's partial-volume rim
+
+
+def _grown(mask: np.ndarray, box: tuple[int, ...]) -> np.ndarray:
+    """Dilated by a box, axis by axis: many times faster than by a general shape."""
+    return ndimage.maximum_filter(mask.view(np.uint8), box, mode="constant").view(bool)
+
+
+def _shrunk(mask: np.ndarray, box: tuple[int, ...]) -> np.ndarray:
+    """Eroded by a box; nothing lies beyond the border."""
+    return ndimage.minimum_filter(mask.view(np.uint8), box, mode="constant").view(bool)
+
+
+def _opened(plane: np.ndarray, radius_mm: float, spacing_mm: np.ndarray) -> np.ndarray:
+    """(y, x) mask opened by a disc, by distances; the border of the image counts as inside."""
+    sampling = spacing_mm[::-1]
+    padded = np.pad(plane, 1 + int(radius_mm / spacing_mm.min()), mode="edge")
+    core = ndimage.distance_transform_edt(padded, sampling) > radius_mm
+    if not core.any():
+        return np.zeros_like(plane)
+    grown = ndimage.distance_transform_edt(~core, sampling) <= radius_mm
+    trim = (padded.shape[0] - plane.shape[0]) // 2
+    return grown[trim:-trim, trim:-trim]
+
+
+def _coarse_body_mask(hu: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """`body_mask` found on larger voxels and brought back: the same patient in a tenth of the time."""
+    factor = [max(1, round(COARSE_MM / step)) for step in spacing[1::-1]]  # of y and x
+    small = F.avg_pool2d(torch.from_numpy(hu)[:, None], factor, ceil_mode=True)[:, 0]
+    mask = torch.from_numpy(body_mask(small.numpy(), spacing * [factor[1], factor[0], 1]))
+    smooth = F.interpolate(mask[:, None].float(), scale_factor=factor, mode="bilinear")[:, 0]
+    return (smooth[:, : hu.shape[1], : hu.shape[2]] > 0.5).numpy()
+
+
+def _unseen_columns(hu: np.ndarray) -> np.ndarray:
+    """(y, x) bool: outside the scanner's field of view, where every slice holds the one padding value."""
+    return (hu == hu.min()).all(0)
+
+
+def _fade_sideways(hu: np.ndarray, unseen: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Beyond the field of view, the nearest voxel that was seen, blurred along z and fading into air over FADE_MM.
+
+    Where that voxel is air already, as everywhere around an unclipped body, it stays air.
+
+    Returns:
+        The volume with a margin on all four sides, and that margin in voxels of (x, y).
+    """
+    margin = np.ceil(FADE_MM / spacing[:2]).astype(int)
+    widths = ((margin[1], margin[1]), (margin[0], margin[0]))
+    unseen = np.pad(unseen, widths, constant_values=True)
+    distance, (row, column) = ndimage.distance_transform_edt(unseen, spacing[1::-1], return_indices=True)
+    near = unseen & (distance < FADE_MM)
+    fade = np.cos(0.5 * np.pi * distance[near] / FADE_MM) ** 2
+    faded = np.pad(hu, ((0, 0), *widths), constant_values=AIR_HU)
+    nearest = faded[:, row[near], column[near]]
+    body = (nearest > AIR_HU).any(0)  # elsewhere there is nothing to continue
+    blurred = ndimage.gaussian_filter1d(nearest[:, body], FADE_BLUR_MM / spacing[2], axis=0)
+    rows, columns = (index[body] for index in np.nonzero(near))
+    faded[:, rows, columns] = AIR_HU + fade[body] * (blurred - AIR_HU)
+    return faded, margin
+
+
+def _continue_along(hu: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, int]:
+    """Lengthen to LENGTH_MM: the end slices go on, each blurred once more than the one before it.
+
+    Returns:
+        The volume, and how many slices were added below.
+    """
+    count = max(0, int(np.ceil((LENGTH_MM / spacing[2] - len(hu)) / 2)))
+    size = [2 * int(BLUR_MM / 2 / step) + 1 for step in spacing[1::-1]]
+
+    def onwards(plane: np.ndarray) -> list[np.ndarray]:
+        planes = [torch.from_numpy(plane)[None, None]]
+        for _ in range(count):
+            pad = [size[1] // 2] * 2 + [size[0] // 2] * 2
+            planes.append(F.avg_pool2d(F.pad(planes[-1], pad, mode="replicate"), size, 1))
+        return [blurred[0, 0].numpy() for blurred in planes[1:]]
+
+    below, above = onwards(hu[0]), onwards(hu[-1])
+    return np.concatenate([np.stack(below[::-1]), hu, np.stack(above)]) if count else hu, count
