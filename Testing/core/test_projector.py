@@ -232,7 +232,9 @@ def test_pose_gradient_points_where_finite_differences_do():
         x, y, z, *shift = values
         turn = torch.stack([one, -z, y, z, one, -x, -y, x, one]).view(3, 3)  # small angles; rigid enough for slopes
         turn = torch.matrix_exp(turn - torch.eye(3, dtype=values.dtype))
-        matrix = torch.cat([torch.cat([turn, torch.stack(shift)[:, None]], 1), torch.stack([zero, zero, zero, one])[None]])
+        matrix = torch.cat(
+            [torch.cat([turn, torch.stack(shift)[:, None]], 1), torch.stack([zero, zero, zero, one])[None]]
+        )
         return (projector(geometry, matrix) - target).double().square().mean()
 
     at = torch.zeros(6, dtype=torch.float64, requires_grad=True)

@@ -36,7 +36,10 @@ class LiveDRR:
         self.isocentre_lps = ct.center_lps
         self.affine = prepared.affine.copy()
         self.affine[:3, 3] -= self.isocentre_lps
-        self.mu = hu_to_mu(torch.from_numpy(prepared.hu)).half().to(device)
+        mu = torch.empty(prepared.hu.shape, dtype=torch.float16)
+        for plane, hu in zip(mu, torch.from_numpy(prepared.hu), strict=True):  # slice by slice: no large temporaries
+            plane.copy_(hu_to_mu(hu))
+        self.mu = mu.to(device)
         self.projectors: dict[tuple[bool, bool], Projector] = {}
         self.window: dict[bool, tuple[float, float]] = {}
         self.render()

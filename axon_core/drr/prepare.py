@@ -33,12 +33,15 @@ def prepare_ct(volume: CTVolume) -> CTVolume:
     """
     scanned, affine = as_axial(volume.hu, volume.affine)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    patient = np.where(_coarse_body_mask(scanned, spacing), scanned, np.float32(AIR_HU))
-    hu, margin = _fade_sideways(patient, _unseen_columns(scanned), spacing)
-    hu, below = _continue_along(hu, spacing)
-    origin = affine @ [-margin[0], -margin[1], -below, 1.0]
+    x, y = np.ceil(FADE_MM / spacing[:2]).astype(int)
+    z = max(0, int(np.ceil((LENGTH_MM / spacing[2] - len(scanned)) / 2)))
+    hu = np.full(np.add(scanned.shape, (2 * z, 2 * y, 2 * x)), AIR_HU, np.float32)
+    patient = hu[z : z + len(scanned)]
+    np.copyto(patient[:, y:-y, x:-x], scanned, where=_coarse_body_mask(scanned, spacing))
+    _fade_sideways(patient, np.pad(_unseen_columns(scanned), ((y, y), (x, x)), constant_values=True), spacing)
+    _continue_along(hu, z, spacing)
     affine = affine.copy()
-    affine[:3, 3] = origin[:3]
+    affine[:3, 3] -= affine[:3, :3] @ [x, y, z]
     return CTVolume(hu, affine, volume.notes, volume.source)
 
 
@@ -106,47 +109,28 @@ def _coarse_body_mask(hu: np.ndarray, spacing: np.ndarray) -> np.ndarray:
 
 def _unseen_columns(hu: np.ndarray) -> np.ndarray:
     """(y, x) bool: outside the scanner's field of view, where every slice holds the one padding value."""
-    return (hu == hu.min()).all(0)
+    padding = hu.min()
+    return np.logical_and.reduce([plane == padding for plane in hu])
 
 
-def _fade_sideways(hu: np.ndarray, unseen: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Beyond the field of view, the nearest voxel that was seen, blurred along z and fading into air over FADE_MM.
+def _fade_sideways(hu: np.ndarray, unseen: np.ndarray, spacing: np.ndarray) -> None:
+    """Write into `unseen` columns the nearest voxel that was seen, blurred along z and fading into air over FADE_MM.
 
     Where that voxel is air already, as everywhere around an unclipped body, it stays air.
-
-    Returns:
-        The volume with a margin on all four sides, and that margin in voxels of (x, y).
     """
-    margin = np.ceil(FADE_MM / spacing[:2]).astype(int)
-    widths = ((margin[1], margin[1]), (margin[0], margin[0]))
-    unseen = np.pad(unseen, widths, constant_values=True)
     distance, (row, column) = ndimage.distance_transform_edt(unseen, spacing[1::-1], return_indices=True)
-    near = unseen & (distance < FADE_MM)
-    fade = np.cos(0.5 * np.pi * distance[near] / FADE_MM) ** 2
-    faded = np.pad(hu, ((0, 0), *widths), constant_values=AIR_HU)
-    nearest = faded[:, row[near], column[near]]
+    rows, columns = np.nonzero(unseen & (distance < FADE_MM))
+    nearest = hu[:, row[rows, columns], column[rows, columns]]
     body = (nearest > AIR_HU).any(0)  # elsewhere there is nothing to continue
+    rows, columns = rows[body], columns[body]
+    fade = np.cos(0.5 * np.pi * distance[rows, columns] / FADE_MM) ** 2
     blurred = ndimage.gaussian_filter1d(nearest[:, body], FADE_BLUR_MM / spacing[2], axis=0)
-    rows, columns = (index[body] for index in np.nonzero(near))
-    faded[:, rows, columns] = AIR_HU + fade[body] * (blurred - AIR_HU)
-    return faded, margin
+    hu[:, rows, columns] = AIR_HU + fade * (blurred - AIR_HU)
 
 
-def _continue_along(hu: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, int]:
-    """Lengthen to LENGTH_MM: the end slices go on, each blurred once more than the one before it.
-
-    Returns:
-        The volume, and how many slices were added below.
-    """
-    count = max(0, int(np.ceil((LENGTH_MM / spacing[2] - len(hu)) / 2)))
+def _continue_along(hu: np.ndarray, count: int, spacing: np.ndarray) -> None:
+    """Fill the first and last `count` slices: the scan's end slices, each blurred once more than the one before it."""
     size = [2 * int(BLUR_MM / 2 / step) + 1 for step in spacing[1::-1]]
-
-    def onwards(plane: np.ndarray) -> list[np.ndarray]:
-        planes = [torch.from_numpy(plane)[None, None]]
-        for _ in range(count):
-            pad = [size[1] // 2] * 2 + [size[0] // 2] * 2
-            planes.append(F.avg_pool2d(F.pad(planes[-1], pad, mode="replicate"), size, 1))
-        return [blurred[0, 0].numpy() for blurred in planes[1:]]
-
-    below, above = onwards(hu[0]), onwards(hu[-1])
-    return np.concatenate([np.stack(below[::-1]), hu, np.stack(above)]) if count else hu, count
+    for k in range(count, 0, -1):
+        ndimage.uniform_filter(hu[k], size, hu[k - 1], mode="nearest")
+        ndimage.uniform_filter(hu[-k - 1], size, hu[-k], mode="nearest")

@@ -55,8 +55,11 @@ class Projector:
         u, v = (axis for axis in range(3) if axis != depth)
         slabs = volume.permute(3 - depth, 3 - u, 3 - v, 0)  # (depth, u, v, C)
         if slab > 1:
-            slabs = F.pad(slabs, (0, 0, 0, 0, 0, 0, 0, -slabs.shape[0] % slab))
-            slabs = slabs.unflatten(0, (-1, slab)).mean(1)
+            whole = len(slabs) // slab * slab
+            rest = slabs[whole:].sum(0, keepdim=True) / slab  # the last slab may be thinner: as if filled up with air
+            slabs = torch.cat([slabs[:whole].unflatten(0, (-1, slab)).mean(1), rest[: len(slabs) > whole]])
+        if not bool(torch.isfinite(slabs.detach().sum())):
+            raise VolumeError("drr.not-finite", "The volume holds values that are not finite.", "Repair the file.")
         self.axes = (depth, u, v)
         self.n_slabs, self.n_u, self.n_v, self.channels = slabs.shape
         self.table = slabs.reshape(self.n_slabs, self.n_u, self.n_v * self.channels).to(table or self.compute)
@@ -118,7 +121,7 @@ class Projector:
     def _taps(
         self, grid: torch.Tensor, source: torch.Tensor, scale: torch.Tensor, count: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Linear interpolation at `grid` in every slab: rows and weights, (slabs, grid, 2); nothing outside [0, count)."""
+        """Linear interpolation at `grid` in every slab: rows and weights, (slabs, grid, 2); zero outside the volume."""
         position = (source + (grid - source) * scale[:, None]).to(self.compute)
         below = position.detach().floor()
         above = position - below
@@ -209,11 +212,7 @@ def _checked(volume: torch.Tensor, affine: np.ndarray, slab: int) -> torch.Tenso
             "The volume's geometry is singular: its axes do not span space.",
             "Check the spacing and direction in the file.",
         )
-    if volume.dtype != torch.float64:
-        volume = volume.float()
-    if not bool(torch.isfinite(volume.detach().sum())):
-        raise VolumeError("drr.not-finite", "The volume holds values that are not finite.", "Repair the file.")
-    return volume
+    return volume if volume.dtype == torch.float64 else volume.float()
 
 
 def _plane_grid(

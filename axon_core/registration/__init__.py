@@ -1,0 +1,1 @@
+"""Registration: films to the canonical detector, and films to CTs."""
