@@ -18,7 +18,8 @@ venv: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)" -c constraints.txt
-	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e '.[dev,oracles]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --no-deps nanodrr==0.1.7 -c constraints.txt  # its torchio is not needed
 	touch $(STAMP)
 
 demo: $(STAMP)

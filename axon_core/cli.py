@@ -20,6 +20,7 @@ from axon_core.errors import AxonError, Cancelled, ConfigError, OutputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from axon_core.geometry import RigidPose
     from axon_core.job import ReconstructJob, Result
     from axon_core.pipeline import Progress as PipelineProgress
 
@@ -68,14 +69,6 @@ class Frontal(str, Enum):
 
     PA = "PA"
     AP = "AP"
-
-
-class View(str, Enum):
-    """All views."""
-
-    PA = "PA"
-    AP = "AP"
-    LAT = "LAT"
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -408,43 +401,187 @@ def view(
 # --- drr -------------------------------------------------------------------------------------------------------------
 
 
-@app.command(epilog=_examples("axon drr ct.nii.gz -o film.png", "axon drr ct-folder -o lat.png --view LAT --size 1024"))
+class DrrView(str, Enum):
+    """Views of a simulated film."""
+
+    PA = "PA"
+    AP = "AP"
+    LL = "LL"
+    RL = "RL"
+
+
+class DrrLook(str, Enum):
+    """How a simulated film is made."""
+
+    clinic = "clinic"
+    linear = "linear"
+
+
+@app.command(
+    epilog=_examples(
+        "axon drr ct.nii.gz -o film.png",
+        "axon drr ct-folder -o lateral.dcm --view LL --size 2048",
+        "axon drr ct.nrrd -o film.png --pose 5,0,-3,0,10,20",
+        "axon drr ct.nrrd -o integrals.nii.gz --preset linear --pose pose.json",
+    )
+)
 @told
 def drr(
     ct: Annotated[Path, typer.Argument(help="CT volume: file or DICOM folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="PNG file.")],
-    view: Annotated[View, typer.Option(help="Position of the patient.")] = View.PA,
-    size: Annotated[int, typer.Option(min=16, max=4096, help="Pixels along each edge.")] = 512,
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG, DICOM (.dcm) or NIfTI (.nii.gz) file.")],
+    view: Annotated[DrrView, typer.Option(help="Position of the patient; LL and RL are left and right lateral.")] = (
+        DrrView.PA
+    ),
+    pose: Annotated[
+        str | None,
+        typer.Option(
+            help="Turn and move the patient: degrees about and mm along L, P, S (six numbers), or a pose file."
+        ),
+    ] = None,
+    preset: Annotated[
+        DrrLook, typer.Option(help="clinic: X-ray physics and a film's look. linear: line integrals of one energy.")
+    ] = DrrLook.clinic,
+    size: Annotated[int, typer.Option(min=16, max=4096, help="Pixels along each edge.")] = 1024,
+    sdd: Annotated[float, typer.Option(help="Source to detector [mm].")] = 1800.0,
+    detector: Annotated[float, typer.Option(help="Edge of the detector [mm].")] = 430.0,
+    seed: Annotated[int, typer.Option(help="Of the noise of the clinic preset.")] = 0,
     force: Force = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Simulate the X-ray film of a CT volume (digitally reconstructed radiograph, 8-bit PNG, bone bright)."""
-    if output.suffix.lower() != ".png":
-        raise OutputError("output.format", f"{output.name} is not a PNG.", "Give a name that ends in .png.")
-    import torch
-    from PIL import Image
-
+    """Simulate the X-ray film of a CT volume (digitally reconstructed radiograph, bone bright)."""
     from axon_core.ctvolume import CTVolume
-    from axon_core.drr.appearance import clinic_look
-    from axon_core.drr.projector import Projector
-    from axon_core.evaluation.report import to_bytes
+    from axon_core.drr.film import simulate
+    from axon_core.drr.physics import Exposure
     from axon_core.files import atomic_file
+    from axon_core.film_write import check_name, is_nifti, write_film
     from axon_core.geometry import XrayGeometry, XrayView
-    from axon_core.intensity import hu_to_mu
 
+    check_name(output.name)
+    motion = parse_pose(pose)
+    geometry = XrayGeometry(XrayView("LAT" if view is DrrView.LL else view.value), size, sdd, detector_mm=detector)
     with atomic_file(output, overwrite=force) as temporary:  # refuses an existing file before the work is done
-        volume = CTVolume.load(ct)
-        geometry = XrayGeometry(XrayView(view.value), pixels=size)
-        to_isocentre = volume.affine.copy()
-        to_isocentre[:3, 3] -= volume.center_lps
-        projector = Projector(hu_to_mu(torch.from_numpy(volume.hu)), to_isocentre, geometry.view.beam)
-        film = clinic_look(projector(geometry)[0]).numpy()
-        Image.fromarray(to_bytes(film, -1, 1)).save(temporary, dpi=(25.4 / geometry.pitch_mm,) * 2)
-    facts = {"output": str(output), "view": view.value, "pixels": size, "pitch_mm": geometry.pitch_mm}
-    print(
-        json.dumps(facts) if json_ else f"{output}: {view.value}, {size} x {size} pixels of {geometry.pitch_mm:.3f} mm"
+        with _console(stderr=True).status("reading the CT"):
+            volume = CTVolume.load(ct)
+        with _console(stderr=True).status("projecting"):
+            film, record = simulate(volume, geometry, motion, preset.value, Exposure(seed=seed))
+        shown = film / film.max() if preset is DrrLook.linear and not is_nifti(output.name) else film
+        write_film(temporary, output.name, shown, geometry, record)
+    facts = {"output": str(output), **record}
+    told_facts = f"{output}: {view.value}, {size} x {size} pixels of {geometry.pitch_mm:.3f} mm"
+    print(json.dumps(facts) if json_ else told_facts)
+    if not json_:
+        _console().print(f"[bold red]{SYNTHETIC_NOTICE}[/]")
+
+
+def parse_pose(text: str | None) -> RigidPose:
+    """Six numbers in degrees and mm, or the name of a file that `axon register` wrote; None is the pose at rest."""
+    import math
+
+    from axon_core.geometry import RigidPose
+    from axon_core.registration.files import read_pose
+
+    if text is None:
+        return RigidPose()
+    if text.lower().endswith(".json"):
+        return read_pose(Path(text))
+    try:
+        a, b, c, x, y, z = (float(part) for part in text.split(","))
+        if not all(math.isfinite(value) for value in (a, b, c, x, y, z)):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(
+            "cli.pose",
+            f"--pose {text!r} is neither six numbers nor a pose file.",
+            "Give degrees and millimetres, as 5,0,-3,0,10,20, or a .json file of `axon register`.",
+        ) from None
+    return RigidPose((math.radians(a), math.radians(b), math.radians(c)), (x, y, z))
+
+
+# --- register --------------------------------------------------------------------------------------------------------
+
+
+@app.command(
+    epilog=_examples(
+        "axon register --ct ct.nii.gz --frontal chest.dcm -o pose.json --overlay overlay.png",
+        "axon register --ct ct-folder --frontal pa.png --lateral lat.png --pixel-size 0.143 -o pose.json",
     )
+)
+@told
+def register(
+    ct: Annotated[Path, typer.Option(help="CT volume of the patient: file or DICOM folder.")],
+    frontal: Annotated[Path, typer.Option(help="Frontal film of the same patient.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file for the pose and how sure it is.")],
+    lateral: Annotated[Path | None, typer.Option(help="Lateral film in the same posture: fixes the depth.")] = None,
+    overlay: Annotated[Path | None, typer.Option(help="PNG that shows film and DRR over each other.")] = None,
+    view: Annotated[Frontal | None, typer.Option(help="View of the frontal film, if its file is wrong.")] = None,
+    pixel_size: Annotated[
+        float | None, typer.Option(help="Millimetres at the detector, of both films, whatever their files say.")
+    ] = None,
+    sdd: Annotated[float | None, typer.Option(help="Source to detector [mm], whatever the files say.")] = None,
+    start: Annotated[str | None, typer.Option(help="Where to begin: as --pose of `axon drr`.")] = None,
+    search: Annotated[bool, typer.Option("--search/--no-search", help="Look beyond the start's neighbourhood.")] = True,
+    force: Force = False,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Find the pose in which a CT casts a film: lays a real X-ray onto the CT of the same patient."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    from axon_core.files import refuse_existing
+    from axon_core.geometry import XrayView
+    from axon_core.registration.files import register_files, write_overlay, write_pose
+
+    for file, ending in ((output, ".json"), (overlay, ".png")):
+        if file is not None and file.suffix.lower() != ending:
+            raise OutputError("output.format", f"{file.name} is no {ending} file.", f"Let its name end in {ending}.")
+        if file is not None:
+            refuse_existing(file, force)
+    begin = parse_pose(start)
+    columns = (TextColumn("registering"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_console(stderr=True), transient=True, disable=json_) as bar:
+        task = bar.add_task("registering", total=1.0)
+        result = register_files(
+            ct,
+            frontal,
+            lateral,
+            view=None if view is None else XrayView(view.value),
+            pixel_size_mm=pixel_size,
+            sdd_mm=sdd,
+            start=begin,
+            global_search=search,
+            told=lambda fraction: bar.update(task, completed=fraction),
+        )
+    write_pose(result, output, force)
+    if overlay is not None:
+        write_overlay(result, overlay, begin, force)
+    record = result.to_dict()
+    if json_:
+        print(json.dumps({"output": str(output), "overlay": None if overlay is None else str(overlay), **record}))
+        return
+    _tell_registration(record)
+    for file in (output, overlay):
+        if file is not None:
+            print(f"  {file}")
+
+
+def _tell_registration(record: dict[str, Any]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    colour = {"good": "green", "doubtful": "yellow", "failed": "red"}[record["verdict"]]
+    pairs = ", ".join(f"{film['before']:.2f} -> {film['after']:.2f}" for film in record["similarity"])
+    console = _console()
+    console.print(f"[bold {colour}]{record['verdict']}[/]: similarity {pairs}")
+    for reason in record["reasons"]:
+        console.print(f"[yellow]because[/] {escape(reason)}", soft_wrap=True)
+    table = Table("", "found", "uncertainty (1 sd)", box=None, header_style="bold")
+    values = [*record["rotation_deg"], *record["translation_mm"]]
+    for name, value in zip(record["parameters"], values, strict=False):
+        table.add_row(name["name"], f"{value:.1f} {name['unit']}", f"{name['sd']:.1f} {name['unit']}")
+    console.print(table)
+    for text in record["warnings"]:
+        console.print(f"[yellow]Note:[/] {escape(text)}", soft_wrap=True)
 
 
 # --- selfcheck -------------------------------------------------------------------------------------------------------

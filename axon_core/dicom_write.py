@@ -63,7 +63,7 @@ def write_dicom(
     block = shared.private_block(PRIVATE_GROUP, PRIVATE_CREATOR, create=True)
     block.add_new(0x01, "UT", record)
     for index, pixels in enumerate(stored):
-        one = _slice(shared, pixels, affine @ [0, 0, index, 1], _uid(seed, f"slice {index}"), index)
+        one = _slice(shared, pixels, affine @ [0, 0, index, 1], new_uid(seed, f"slice {index}"), index)
         one.save_as(folder / f"{index + 1:04d}.dcm", enforce_file_format=True)
 
 
@@ -97,7 +97,7 @@ def _created(provenance: dict[str, Any] | None) -> datetime.datetime:
         return datetime.datetime.now()
 
 
-def _uid(seed: str, role: str) -> str:
+def new_uid(seed: str, role: str) -> str:
     """A UID of the UUID form (PS3.5 B.2)."""
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{seed} {role}').int}"
 
@@ -114,8 +114,8 @@ def _series_attributes(affine: np.ndarray, shape: tuple[int, ...], created: date
         setattr(ds, keyword, None)
     ds.SOPClassUID = _CT_IMAGE
     ds.Modality = "CT"
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = _uid(seed, "study"), _uid(seed, "series")
-    ds.FrameOfReferenceUID = _uid(seed, "frame of reference")
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = new_uid(seed, "study"), new_uid(seed, "series")
+    ds.FrameOfReferenceUID = new_uid(seed, "frame of reference")
     for what in ("Study", "Series", "Content", "InstanceCreation"):
         setattr(ds, f"{what}Date", created.strftime("%Y%m%d"))
         setattr(ds, f"{what}Time", created.strftime("%H%M%S"))
@@ -172,7 +172,7 @@ def _add_films(ds: Any, films: Sequence[dict[str, Any]]) -> None:
         reference.ReferencedSOPInstanceUID = uids["sop_instance_uid"]
         item = Dataset()
         item.update(reference)
-        item.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
+        item.PurposeOfReferenceCodeSequence = [code_item("121322", "Source image for image processing operation")]
         sources.append(item)
         study, series = str(film.get("study_instance_uid") or ""), str(film.get("series_instance_uid") or "")
         if _is_uid(study) and _is_uid(series):
@@ -186,11 +186,12 @@ def _add_films(ds: Any, films: Sequence[dict[str, Any]]) -> None:
         ds.StudiesContainingOtherReferencedInstancesSequence = studies
 
 
-def _code(value: str, meaning: str) -> Any:
+def code_item(value: str, meaning: str, scheme: str = "DCM") -> Any:
+    """One item of a code sequence (PS3.3 8.8)."""
     from pydicom.dataset import Dataset
 
     code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", meaning
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, scheme, meaning
     return code
 
 

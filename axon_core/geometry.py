@@ -118,7 +118,6 @@ class RigidPose:
         matrix[:3, 3] = self.translation
         return matrix
 
-
     @classmethod
     def from_matrix(cls, matrix: np.ndarray) -> RigidPose:
         """The pose of a (4, 4) rigid matrix.
@@ -194,7 +193,7 @@ class XrayGeometry:
         )
 
     def rays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(3,) each, LPS millimetres: from the source to the first pixel's centre; to the next row; to the next column."""
+        """(3,) each, LPS mm: from the source to the first pixel, and from pixel to pixel by row and by column."""
         row, column = self.view.row * self.pitch_mm, self.view.column * self.pitch_mm
         corner = self.view.beam * self.sdd_mm - 0.5 * (self.pixels - 1) * (row + column)
         return corner, row, column

@@ -22,7 +22,7 @@ from axon_core.errors import ConfigError, DeviceError, FilmError, ModelError, Ou
 from axon_core.job import FORMATS
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-COMMANDS = ("reconstruct", "demo", "models", "info", "drr", "view", "selfcheck")
+COMMANDS = ("reconstruct", "demo", "models", "info", "drr", "register", "view", "selfcheck")
 
 
 def axon(*arguments: object) -> Any:
@@ -171,18 +171,53 @@ def test_drr_shows_bone_on_the_patients_left(ct_file: Path, tmp_path: Path) -> N
     from PIL import Image
 
     output = tmp_path / "film.png"
-    done = axon("drr", ct_file, "-o", output, "--size", 64, "--json")
-    assert done.exit_code == 0 and json.loads(done.stdout)["pixels"] == 64
-    film = np.asarray(Image.open(output)).astype(float)
-    assert film.shape == (64, 64) and film.dtype == float
+    done = axon("drr", ct_file, "-o", output, "--size", 64, "--preset", "linear", "--json")
+    record = json.loads(done.stdout)
+    assert done.exit_code == 0 and record["geometry"]["pixels"] == 64 and record["note"] == SYNTHETIC_NOTICE
+    with Image.open(output) as picture:
+        film = np.asarray(picture).astype(float)
+        assert picture.text["Comment"] == SYNTHETIC_NOTICE
     half = film[16:48]
     assert half[:, 33:46].max() == film.max() > half[:, 18:30].mean() > film[:, :6].mean(), (
         "centred, bone right of middle"
     )
     assert axon("drr", ct_file, "-o", output).exit_code == 6
-    assert axon("drr", ct_file, "-o", output, "--force", "--view", "LAT", "--size", 32).exit_code == 0
-    lateral = np.asarray(Image.open(output)).astype(float)
-    assert np.abs(lateral - lateral[:, ::-1]).mean() < 3, "the box is symmetric from front to back"
+    for view in ("LL", "RL"):
+        done = axon("drr", ct_file, "-o", output, "--force", "--view", view, "--size", 32, "--preset", "linear")
+        assert done.exit_code == 0 and SYNTHETIC_NOTICE in done.stdout
+        lateral = np.asarray(Image.open(output)).astype(float)
+        assert np.abs(lateral - lateral[:, ::-1]).mean() < 3, "the box is symmetric from front to back"
+
+
+def test_drr_moves_the_patient(ct_file: Path, tmp_path: Path) -> None:
+    """40 mm to the patient's left move the shadow by as much times the magnification; a clinic film in DICOM."""
+    from axon_core.radiograph import Radiograph
+
+    films = []
+    for name, pose in (("rest.dcm", "0,0,0,0,0,0"), ("moved.dcm", "0,0,0,40,0,0")):
+        done = axon("drr", ct_file, "-o", tmp_path / name, "--size", 128, "--pose", pose)
+        assert done.exit_code == 0, done.stderr
+        films.append(Radiograph.load(tmp_path / name))
+    profiles = [np.abs(np.diff(film.pixels[48:80].mean(0))) for film in films]
+    pitch = films[0].spacing_mm[0]
+    shifts = [np.corrcoef(profiles[0][: 127 - k], profiles[1][k:])[0, 1] for k in range(30)]
+    assert int(np.argmax(shifts)) == pytest.approx(40 * 1.125 / pitch, abs=1.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--pose", "1,2,3"], 2, "neither six numbers"),
+        (["--pose", "nowhere.json"], 2, "holds no pose"),
+        (["--pose", "0,0,0,2000,0,0"], 2, "misses the body"),
+        (["--pose", "0,0,0,0,1650,0"], 2, "between source and detector"),
+        (["--sdd", "100"], 2, "lies between"),
+    ],
+)
+def test_drr_tells_what_is_wrong(ct_file: Path, tmp_path: Path, arguments: list[str], status: int, said: str) -> None:
+    done = axon("drr", ct_file, "-o", tmp_path / "film.png", "--size", 32, *arguments)
+    assert done.exit_code == status and said in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_info_knows_films_volumes_and_models(film_png: Path, ct_file: Path, tiny_model: Path) -> None:

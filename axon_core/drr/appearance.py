@@ -1,65 +1,105 @@
 """From line integrals to what a chest film looks like: one plain look, and random looks for training.
 
-Both end where `radiograph.standardise` ends: robust percentiles of the exposed area mapped onto [-1, 1], bone bright.
+What a department's workstation does with the logarithm of the detector's signal: a window on the body, structures of
+some sizes made stronger, a tone curve, a collimated border and a lead letter. The result ends where
+`radiograph.standardise` ends: robust percentiles of the exposed area mapped onto [-1, 1], bone bright.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
+
+from axon_core.drr.physics import attenuation_film, blur, scatter
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
+BODY = 0.5  # line integral above which a ray has passed the body: 2.5 cm of tissue
+MU_PER_DENSITY = 0.192  # cm2/g of tissue in bare line integrals, see `intensity.hu_to_mu`
+SCATTER_SIGMA = 0.14  # spread of scatter as a share of the film's width
+SCALES = (0.005, 0.02, 0.08)  # blurs that part the bands of detail, as shares of the film's width
+LETTERS = {  # 5 x 7 dots
+    "L": ("#....", "#....", "#....", "#....", "#....", "#....", "#####"),
+    "R": ("####.", "#...#", "#...#", "####.", "#.#..", "#..#.", "#...#"),
+}
 
 
 def stretch(film: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """Map the 0.5 and 99.5 percentiles of `film` (h, w) inside `mask` onto -1 and 1, and clip."""
+    return (2 * windowed(film, mask, LOW_PERCENTILE, HIGH_PERCENTILE) - 1).clamp(-1, 1)
+
+
+def windowed(film: torch.Tensor, mask: torch.Tensor | None, low: float, high: float) -> torch.Tensor:
+    """Map two percentiles of `film` (h, w) inside `mask` onto 0 and 1; values beyond them go on."""
     values = film[mask] if mask is not None else film.flatten()
     last = values.numel() - 1
-    low, high = (values.kthvalue(1 + round(p / 100 * last)).values for p in (LOW_PERCENTILE, HIGH_PERCENTILE))
-    return (2 * (film - low) / (high - low).clamp_min(1e-6) - 1).clamp(-1, 1)
+    dark, bright = (values.kthvalue(1 + round(p / 100 * last)).values for p in (low, high))
+    return (film - dark) / (bright - dark).clamp_min(1e-6)
 
 
 def clinic_look(integrals: torch.Tensor) -> torch.Tensor:
-    """The deterministic look: a logarithmic film (brightness proportional to attenuation), stretched.
+    """The deterministic look: `Look` with its defaults.
 
     Args:
-        integrals: (h, w) line integrals of mu, dimensionless.
+        integrals: (h, w) line integrals of mu, or the logarithmic film of `physics.attenuation_film`; dimensionless.
 
     Returns:
         (h, w) in [-1, 1], bone bright.
     """
-    return stretch(with_scatter(integrals, fraction=0.25))
+    return Look().apply(integrals)
 
 
-def with_scatter(integrals: torch.Tensor, fraction: float) -> torch.Tensor:
-    """Mix in `fraction` of the mean transmission of a wide neighbourhood (scatter), and take the log again.
+def with_scatter(integrals: torch.Tensor, strength: float) -> torch.Tensor:
+    """Bare line integrals (h, w) as a film with scattered light would show them; see `physics.scatter`."""
+    if strength <= 0:
+        return integrals
+    primary = torch.exp(-integrals)
+    return attenuation_film(
+        primary + scatter(primary, integrals / MU_PER_DENSITY, strength, SCATTER_SIGMA * integrals.shape[-1])
+    )
 
-    Scatter fills the dark side of the exposure, which lowers contrast where the body is thick.
+
+def with_detail(film: torch.Tensor, gains: tuple[float, float, float]) -> torch.Tensor:
+    """Weigh bands of structure, fine to coarse: film + sum_k gain_k (film_k - film_k+1), film_k ever more blurred.
+
+    The linear core of multi-scale enhancement (Vuylsteke and Schoeters, SPIE 2167 (1994) 551). Gains of 0 change
+    nothing; negative ones smooth.
     """
-    transmission = torch.exp(-integrals)
-    scattered = blur(transmission, 0.06 * integrals.shape[-1])
-    return -torch.log((1 - fraction) * transmission + fraction * scattered + 1e-6)
+    smooth = [film, *(blur(film, scale * film.shape[-1]) for scale in SCALES)]
+    return film + sum(gain * (a - b) for gain, a, b in zip(gains, smooth, smooth[1:], strict=False) if gain)
 
 
-def blur(film: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Gaussian blur of (h, w) with replicated edges; wide kernels run on a reduced image."""
-    if sigma <= 0:
-        return film
-    factor = 2 ** max(0, math.floor(math.log2(sigma / 3))) if sigma > 6 else 1
-    image = film[None, None]
-    small = F.avg_pool2d(image, factor) if factor > 1 else image
-    radius = max(1, math.ceil(3 * sigma / factor))
-    offsets = torch.arange(-radius, radius + 1, dtype=film.dtype)
-    kernel = torch.exp(-0.5 * (offsets * factor / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    small = F.pad(small, (radius,) * 4, mode="replicate")
-    small = F.conv2d(F.conv2d(small, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
-    if factor > 1:
-        small = F.interpolate(small, size=film.shape, mode="bilinear", align_corners=False)
-    return small[0, 0]
+@dataclass(frozen=True)
+class Marker:
+    """The lead letter that names a side.
+
+    Attributes:
+        letter: L or R.
+        row, column: its upper left corner, as shares of the film.
+        height: as a share of the film's.
+        brightness: opacity, 0 to 1.
+    """
+
+    letter: str
+    row: float
+    column: float
+    height: float
+    brightness: float = 1.0
+
+    def mask(self, shape: torch.Size) -> torch.Tensor:
+        """(h, w) float, `brightness` on the letter; what falls off the film is lost."""
+        dots = torch.tensor([[dot == "#" for dot in row] for row in LETTERS[self.letter]], dtype=torch.float32)
+        height = max(7, round(self.height * shape[0]))
+        rows = (torch.arange(height) * 7) // height
+        columns = (torch.arange(height * 5 // 7) * 7) // height
+        letter = dots[rows][:, columns.clamp_max(4)]
+        top, left = round(self.row * shape[0]), round(self.column * shape[1])
+        mask = torch.zeros(shape)
+        part = letter[: shape[0] - top, : shape[1] - left]
+        mask[top : top + part.shape[0], left : left + part.shape[1]] = part
+        return self.brightness * mask
 
 
 @dataclass(frozen=True)
@@ -67,69 +107,97 @@ class Look:
     """The parameters of one film's processing; `apply` is deterministic given them.
 
     Attributes:
-        scatter: share of scattered light.
-        gamma: exponent of the tone curve.
+        scatter: scattered light added to bare line integrals, 1 for a large field without a grid; 0 for a film that
+            `physics.expose` made.
+        window: percentiles of the body's pixels that become dark and bright.
+        detail: gains of fine, middle and coarse structures (finer than 1/200, 1/50, 1/12 of the film's width).
         gain: slope of the sigmoid tone curve at its middle, 0 for none.
-        detail: boost of structures finer than a twelfth of the film (negative smooths).
-        sharpen: boost of structures of a few pixels.
+        gamma: exponent after it.
         blur: detector blur [pixels].
-        noise: standard deviation of the noise, in units of the stretched range.
+        noise: standard deviation of the noise, in units of the window.
         frame: dark margins (top, bottom, left, right) as shares of the film.
+        marker: lead letter, or None.
         seed: of the noise.
     """
 
-    scatter: float = 0.25
+    scatter: float = 0.0
+    window: tuple[float, float] = (0.5, 99.5)
+    detail: tuple[float, float, float] = (2.5, 1.0, 0.6)
+    gain: float = 1.5
     gamma: float = 1.0
-    gain: float = 0.0
-    detail: float = 0.0
-    sharpen: float = 0.0
     blur: float = 0.0
     noise: float = 0.0
     frame: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    marker: Marker | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("window", "detail", "frame"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if isinstance(self.marker, dict):
+            object.__setattr__(self, "marker", Marker(**self.marker))
+
     def apply(self, integrals: torch.Tensor) -> torch.Tensor:
-        """(h, w) line integrals -> (h, w) film in [-1, 1]."""
-        height, width = integrals.shape
-        film = (stretch(with_scatter(integrals, self.scatter)) + 1) / 2
-        film = film + self.detail * (film - blur(film, width / 12)) + self.sharpen * (film - blur(film, width / 100))
-        film = stretch(film) * 0.5 + 0.5
-        film = film**self.gamma
-        if self.gain > 0:
-            film = torch.sigmoid(self.gain * (film - 0.5))
+        """(h, w) line integrals or logarithmic film -> (h, w) film in [-1, 1]."""
+        film = with_scatter(integrals, self.scatter)
+        body = integrals > BODY
+        film = windowed(film, body if bool(body.any()) else None, *self.window)
+        film = self.tone(with_detail(film, self.detail))
         film = blur(film, self.blur)
         if self.noise > 0:
             generator = torch.Generator().manual_seed(self.seed)
             film = film + self.noise * torch.randn(film.shape, generator=generator)
-        top, bottom, left, right = self.frame
-        mask = torch.zeros(height, width, dtype=torch.bool)
-        mask[
-            round(top * height) : height - round(bottom * height), round(left * width) : width - round(right * width)
-        ] = 1
-        return torch.where(mask, stretch(film, mask), torch.tensor(-1.0))
+        return self._framed(film)
 
-    def to_dict(self) -> dict[str, object]:
-        """Parameters for a log, so that a film can be made again."""
+    def tone(self, film: torch.Tensor) -> torch.Tensor:
+        """The tone curve, rising; without a sigmoid, what is darker than the window is black."""
+        film = torch.sigmoid(self.gain * (film - 0.5)) if self.gain > 0 else film.clamp(0.0, 1.5)
+        return film**self.gamma
+
+    def _framed(self, film: torch.Tensor) -> torch.Tensor:
+        """Stretched inside the collimated margins, with the letter."""
+        height, width = film.shape
+        top, bottom, left, right = self.frame
+        rows = slice(round(top * height), height - round(bottom * height))
+        columns = slice(round(left * width), width - round(right * width))
+        framed = torch.full_like(film, -1.0)
+        framed[rows, columns] = stretch(film[rows, columns])
+        if self.marker is None:
+            return framed
+        opacity = self.marker.mask(film.shape)
+        return framed * (1 - opacity) + opacity
+
+    def to_dict(self) -> dict[str, Any]:
+        """Parameters for a log: `Look(**d)` is the same look, also after a detour through JSON."""
         return asdict(self)
 
 
 def random_look(generator: torch.Generator) -> Look:
-    """A plausible processing, drawn wide: tone, detail enhancement, noise, blur and letterbox margins vary."""
+    """A plausible processing, drawn wide: window, detail, tone, noise, blur, collimation and marker vary."""
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator))
 
+    def happens(share: float) -> bool:
+        return uniform(0, 1) < share
+
     frame = (0.0, 0.0, 0.0, 0.0)
-    if uniform(0, 1) < 0.6:  # a film is rarely square, and smaller than the detector on which it is laid
+    if happens(0.6):  # a film is rarely square, and smaller than the detector on which it is laid
         frame = (uniform(0, 0.07), uniform(0, 0.07), uniform(0, 0.14), uniform(0, 0.14))
+    marker = None
+    if happens(0.4):
+        side = "L" if happens(0.5) else "R"  # the patient's left is on the image's right
+        column = uniform(0.8, 0.92) if side == "L" else uniform(0.03, 0.15)
+        marker = Marker(side, uniform(0.03, 0.25), column, uniform(0.025, 0.06), uniform(0.6, 1.0))
     return Look(
-        scatter=uniform(0.0, 0.5),
-        gamma=math.exp(uniform(-0.45, 0.45)),
-        gain=uniform(2, 7) if uniform(0, 1) < 0.5 else 0.0,
-        detail=uniform(-0.2, 1.5),
-        sharpen=uniform(-0.3, 1.0),
-        blur=uniform(0, 1.2) if uniform(0, 1) < 0.5 else 0.0,
+        scatter=uniform(0.0, 0.4),
+        window=(uniform(0.0, 2.0), uniform(98.0, 100.0)),
+        detail=(uniform(-0.3, 6.0), uniform(-0.2, 2.5), uniform(-0.2, 1.5)),
+        gain=uniform(0.5, 4) if happens(0.8) else 0.0,
+        gamma=math.exp(uniform(-0.6, 0.35)),
+        blur=uniform(0, 1.2) if happens(0.5) else 0.0,
         noise=uniform(0, 0.03),
         frame=frame,
+        marker=marker,
         seed=int(torch.randint(2**31, (), generator=generator)),
     )

@@ -1,0 +1,91 @@
+"""What becomes of a logarithmic film: window, detail, tone, collimation and lead letter."""
+
+import json
+
+import pytest
+import torch
+
+from axon_core.drr.appearance import Look, Marker, clinic_look, random_look, stretch, with_detail, with_scatter
+
+
+def chest() -> torch.Tensor:
+    """(64, 64) line integrals: open field, a body, something dense inside it."""
+    integrals = torch.zeros(64, 64)
+    integrals[16:48, 16:48] = 4.0
+    integrals[24:40, 24:40] = 7.0
+    return integrals
+
+
+def test_stretch_maps_percentiles_onto_the_range():
+    film = torch.linspace(3, 9, 10_001).view(1, -1).repeat(4, 1)
+    out = stretch(film)
+    assert float(out.min()) == -1 and float(out.max()) == 1
+    assert float(out[0, 5000]) == pytest.approx(0, abs=0.01)
+    assert float((out == -1).float().mean()) == pytest.approx(0.005, abs=0.0005)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_looks_keep_bone_bright_stay_in_range_and_replay(seed):
+    look = random_look(torch.Generator().manual_seed(seed))
+    assert look == random_look(torch.Generator().manual_seed(seed))
+    film = look.apply(chest())
+    assert float(film.min()) >= -1 and float(film.max()) <= 1
+    assert float(film[28:36, 28:36].mean()) > float(film[18:22, 18:46].mean())
+    again = Look(**json.loads(json.dumps(look.to_dict())))
+    assert again == look and torch.equal(again.apply(chest()), film)
+
+
+def test_clinic_look_is_the_default_and_deterministic():
+    film = clinic_look(chest())
+    assert torch.equal(film, Look().apply(chest()))
+    assert float(film[32, 32]) > float(film[20, 20]) > float(film[4, 4])
+
+
+def test_window_is_the_bodys_not_the_open_fields():
+    """The body's thinnest and densest become 0 and 1 of the tone curve, however much open field there is."""
+    look = Look(detail=(0, 0, 0), gain=3.0)
+    open_field, thin, dense = (float(look.tone(torch.tensor(x))) for x in (-4 / 3, 0.0, 1.0))
+    film = look.apply(chest())
+    share = (film[20, 32] - film[4, 4]) / (film[32, 32] - film[4, 4])
+    assert float(share) == pytest.approx((thin - open_field) / (dense - open_field), rel=1e-4)
+
+
+def test_detail_weighs_bands_and_leaves_an_even_film_alone():
+    film = chest()
+    torch.testing.assert_close(with_detail(film, (0, 0, 0)), film)
+    torch.testing.assert_close(with_detail(torch.full((64, 64), 2.0), (3, 2, 1)), torch.full((64, 64), 2.0))
+    for gains in ((2.0, 0, 0), (0, 2.0, 0), (0, 0, 2.0)):
+        boosted, smoothed = with_detail(film, gains), with_detail(film, tuple(-0.5 * g for g in gains))
+        assert float(boosted.std()) > float(film.std()) > float(smoothed.std())
+        assert float(boosted.mean()) == pytest.approx(float(film.mean()), rel=0.01)
+
+
+def test_tone_curves_rise():
+    ramp = torch.linspace(0, 1.4, 100)
+    for look in (Look(gain=0.0, gamma=0.6), Look(gain=5.0, gamma=1.4)):
+        assert float(look.tone(ramp).diff().min()) > 0
+
+
+def test_scatter_lowers_the_contrast_of_what_is_thick():
+    def contrast(film: torch.Tensor) -> float:
+        assert bool(torch.isfinite(film).all())
+        return float(film[32, 32] - film[20, 32])
+
+    contrasts = [contrast(with_scatter(chest(), strength)) for strength in (0.0, 0.1, 0.5)]
+    assert contrasts == sorted(contrasts, reverse=True)
+    assert torch.equal(with_scatter(chest(), 0.0), chest())
+
+
+def test_collimation_is_dark_and_the_letter_bright():
+    look = Look(frame=(0.1, 0.1, 0.2, 0.2), marker=Marker("L", row=0.2, column=0.6, height=0.25))
+    film = look.apply(chest())
+    assert bool((film[:6] == -1).all()) and bool((film[:, :12] == -1).all()) and bool((film[:, -12:] == -1).all())
+    letter = look.marker.mask(film.shape) > 0
+    assert bool((film[letter] == 1).all())
+    rows, columns = letter.nonzero().T
+    assert (int(rows.min()), int(columns.min())) == (13, 38)
+    assert bool(letter[rows.max(), columns.max()]) and not bool(letter[rows.min(), columns.max()])  # an L
+
+
+def test_letter_beyond_the_edge_is_cut():
+    assert float(Marker("R", row=0.9, column=0.95, height=0.3, brightness=0.5).mask(torch.Size((64, 64))).max()) == 0.5

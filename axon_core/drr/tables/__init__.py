@@ -1,0 +1,1 @@
+"""Spectra and mass attenuation, and the script that makes them."""

@@ -1,0 +1,159 @@
+"""From files to a registration, its record and its picture: what `axon register` and the Slicer panel call."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from axon_core import SYNTHETIC_NOTICE, __version__
+from axon_core.ctvolume import CTVolume
+from axon_core.dicom_patient import check_same_patient
+from axon_core.errors import ConfigError, FilmError
+from axon_core.files import atomic_file
+from axon_core.geometry import RigidPose, XrayGeometry, XrayView
+from axon_core.radiograph import Radiograph, StandardFilm, standardise
+from axon_core.registration.overlay import draw_overlay
+from axon_core.registration.pose import Film, RegisterOptions, Registrar, Registration, Told
+
+FILM_PIXELS = 512
+SCALE_SD = 0.08  # of the pixel size that is guessed for films without one
+SDD_SD = 0.04  # of the usual SDD, for films that do not tell theirs but know their pixel size
+USUAL_SDD_MM, BEDSIDE_SDD_MM = 1800.0, 1200.0  # of PA and lateral films, and of AP films
+
+
+@dataclass(frozen=True, eq=False)
+class RegisterResult:
+    """A registration with what it was made of.
+
+    Attributes:
+        registration: the pose and how sure it is.
+        films: as they were laid on their detectors.
+        registrar: the CT, ready for more.
+        warnings: of the films and the CT.
+    """
+
+    registration: Registration
+    films: tuple[Film, ...]
+    registrar: Registrar
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record: angles in degrees, lengths in millimetres, matrices LPS."""
+        found = self.registration
+        units = ["deg"] * 3 + ["mm"] * 3 + ["relative"] * (len(found.names) - 6)
+        scale = np.array([math.degrees(1.0)] * 3 + [1.0] * (len(found.names) - 3))
+        return {
+            "verdict": found.verdict,
+            "reasons": list(found.reasons),
+            "rotation_deg": np.rad2deg(found.pose.rotation).round(4).tolist(),
+            "translation_mm": np.round(found.pose.translation, 4).tolist(),
+            "isocentre_lps_mm": np.round(found.isocentre_lps, 4).tolist(),
+            "ct_to_xray_room": found.matrix.round(8).tolist(),
+            "similarity": [
+                {"before": round(before, 4), "after": round(after, 4)}
+                for before, after in zip(found.before, found.after, strict=True)
+            ],
+            "parameters": [
+                {"name": name, "sd": float(f"{sd:.3g}"), "unit": unit}
+                for name, sd, unit in zip(found.names, found.sd * scale, units, strict=True)
+            ],
+            "covariance": (found.covariance * np.outer(scale, scale)).tolist(),
+            "films": [{**asdict(geometry), "view": geometry.view.value} for geometry in found.geometry],
+            "warnings": list(self.warnings),
+            "version": __version__,
+            "note": f"Registration to DRRs of a CT; {SYNTHETIC_NOTICE}.",
+        }
+
+
+def register_files(
+    ct: Path,
+    frontal: Path,
+    lateral: Path | None = None,
+    *,
+    view: XrayView | None = None,
+    pixel_size_mm: float | None = None,
+    sdd_mm: float | None = None,
+    start: RigidPose | None = None,
+    global_search: bool = True,
+    told: Told = lambda _: None,
+) -> RegisterResult:
+    """Read a CT and its films and find the pose.
+
+    Args:
+        ct: anything `CTVolume.load` reads.
+        frontal, lateral: anything `Radiograph.load` reads.
+        view: of the frontal film, if its file is wrong or silent.
+        pixel_size_mm: at the detector, of both films, whatever their files say.
+        sdd_mm: of both films, whatever their files say.
+        start: where to begin.
+        global_search: look beyond the neighbourhood of the start.
+        told: called with the fraction done; whatever it raises ends the search.
+
+    Errors:
+        FilmError: unusable film, or one of another patient. VolumeError: unusable CT. ConfigError: impossible numbers.
+    """
+    check_same_patient([ct, frontal, *([lateral] if lateral else [])])
+    spacing = None if pixel_size_mm is None else (pixel_size_mm, pixel_size_mm)
+    front = Radiograph.load(frontal, view=view, spacing_mm=spacing)
+    if front.view is not None and not front.view.is_frontal:
+        raise FilmError("film.view", "The frontal film is tagged as a lateral view.", "Exchange the films.")
+    radiographs = [front]
+    if lateral is not None:
+        side = Radiograph.load(lateral, spacing_mm=spacing)
+        if side.view is not None and side.view.is_frontal:
+            raise FilmError("film.view", "The lateral film is tagged as a frontal view.", "Exchange the films.")
+        radiographs.append(replace(side, view=XrayView.LAT))
+    volume = CTVolume.load(ct)
+    standard = [standardise(film, FILM_PIXELS) for film in radiographs]
+    films = tuple(
+        laid_on_detector(film, sdd_mm or radiograph.sdd_mm)
+        for film, radiograph in zip(standard, radiographs, strict=True)
+    )
+    registrar = Registrar(volume)
+    options = RegisterOptions(global_search=global_search)
+    found = registrar.register(films, start or RigidPose(), options, told)
+    warnings = [text for film in standard for text in film.warnings] + list(volume.notes)
+    return RegisterResult(found, films, registrar, tuple(dict.fromkeys(warnings)))
+
+
+def laid_on_detector(film: StandardFilm, sdd_mm: float | None = None) -> Film:
+    """A standardised film, with the geometry that is known of it and what is not."""
+    usual = BEDSIDE_SDD_MM if film.view is XrayView.AP else USUAL_SDD_MM
+    geometry = XrayGeometry(film.view, film.image.shape[0], sdd_mm or usual, detector_mm=film.detector_mm)
+    if not film.scale_known:
+        return Film(film.image, geometry, scale_sd=SCALE_SD)
+    return Film(film.image, geometry, sdd_sd=0.0 if sdd_mm else SDD_SD)
+
+
+def write_pose(result: RegisterResult, path: Path, overwrite: bool = False) -> None:
+    """The record as JSON."""
+    with atomic_file(path, overwrite) as temporary:
+        temporary.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def read_pose(path: Path) -> RigidPose:
+    """The pose of a record that `write_pose` wrote.
+
+    Errors:
+        ConfigError: not such a file.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        x, y, z = (float(value) for value in record["translation_mm"])
+        a, b, c = (math.radians(float(value)) for value in record["rotation_deg"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            "pose.file", f"{path.name} holds no pose.", "Give a file that `axon register` wrote."
+        ) from error
+    return RigidPose((a, b, c), (x, y, z))
+
+
+def write_overlay(result: RegisterResult, path: Path, start: RigidPose | None = None, overwrite: bool = False) -> None:
+    """The picture: every film, the CT's DRR before and after, and both laid over each other."""
+    with atomic_file(path, overwrite) as temporary:
+        draw_overlay(result.registration, result.films, result.registrar, start or RigidPose()).save(temporary, "PNG")
