@@ -154,6 +154,9 @@ def reconstruct(
     pixel_size: Annotated[
         float | None, typer.Option(help="Millimetres at the detector, of both films, whatever their files say.")
     ] = None,
+    align: Annotated[
+        bool, typer.Option("--align", help="Turn, scale and shift a single frontal film that lies far off.")
+    ] = False,
     format: Annotated[Format, typer.Option("--format", help="Of the volume.")] = Format.nrrd,
     force: Force = False,
     json_: Json = False,
@@ -173,6 +176,7 @@ def reconstruct(
         view=None if view is None else view.value,
         invert=invert,
         pixel_size_mm=pixel_size,
+        align=align,
         format=format.value,
         overwrite=force,
     )

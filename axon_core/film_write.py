@@ -120,13 +120,14 @@ def _write_dicom(path: Path, film: np.ndarray, geometry: XrayGeometry, record: d
     def number(value: float) -> str:
         return format_number_as_ds(float(value))
 
-    ds = Dataset()
+    ds: Any = Dataset()
     for keyword in _EMPTY:
         setattr(ds, keyword, None)
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = _EXPLICIT_LITTLE
-    ds.SOPClassUID, ds.SOPInstanceUID = _DX_FOR_PRESENTATION, new_uid(seed, "instance")
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = new_uid(seed, "study"), new_uid(seed, "series")
+    ds.SOPClassUID = _DX_FOR_PRESENTATION
+    for level in ("SOP", "Study", "Series"):
+        setattr(ds, f"{level}InstanceUID", new_uid(seed, level))
     for what in ("Study", "Series", "Content", "Acquisition", "InstanceCreation"):
         setattr(ds, f"{what}Date", now.strftime("%Y%m%d"))
         setattr(ds, f"{what}Time", now.strftime("%H%M%S"))

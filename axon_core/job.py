@@ -51,6 +51,7 @@ class ReconstructJob:
         view: "PA" or "AP" where the frontal film's file is wrong or silent.
         invert: True or False where the automatic choice of bone-bright is wrong, of both films.
         pixel_size_mm: at the detector, of both films, whatever their files say.
+        align: turn, scale and shift a single frontal film to where the networks saw chests, if it lies far off.
         format: of the volume, one of `FORMATS`.
         overwrite: replace an earlier result in `output`; other files there are never touched.
         previews: write intermediate volumes to ``output/previews``.
@@ -67,6 +68,7 @@ class ReconstructJob:
     view: str | None = None
     invert: bool | None = None
     pixel_size_mm: float | None = None
+    align: bool = False
     format: str = "nrrd"
     overwrite: bool = False
     previews: bool = False
@@ -82,6 +84,7 @@ class ReconstructJob:
             raise ConfigError("job.task", f"Unknown task {self.task!r}.", "The only task is 'reconstruct'.")
         _check("view", self.view in (None, "PA", "AP"), "PA, AP or null")
         _check("invert", self.invert is None or isinstance(self.invert, bool), "true, false or null")
+        _check("align", isinstance(self.align, bool), "true or false")
         _check("lateral", self.lateral is None or isinstance(self.lateral, str), "a file name or null")
         _check("format", self.format in FORMATS, f"one of {', '.join(FORMATS)}")
         seeds = self.seeds if isinstance(self.seeds, tuple) else ()
@@ -309,6 +312,7 @@ def run(job: ReconstructJob, staging: Staging, callback: Callable[[Progress], No
             preset=job.preset,
             seeds=job.seeds,
             device=job.device,
+            align=job.align,
             callback=callback,
         )
         callback(Progress("writing", 1.0))

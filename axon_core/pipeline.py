@@ -25,6 +25,7 @@ from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView
 from axon_core.intensity import hu_to_mu
 from axon_core.model import AxonModel, bfloat16_pays
 from axon_core.radiograph import Radiograph, StandardFilm, standardise
+from axon_core.registration.planar import aligned
 
 ENDPOINT, COARSE, FINE, SUPER = "F(x)", "coarse", "fine", "super-resolution"
 
@@ -115,6 +116,7 @@ def reconstruct(
     preset: str = "fast",
     seeds: Sequence[int] = (0,),
     device: str = "auto",
+    align: bool = False,
     callback: Callback | None = None,
 ) -> Reconstruction:
     """Reconstruct a chest CT from one or two films.
@@ -126,6 +128,7 @@ def reconstruct(
         preset: "preview" (F(x) only), "fast", "quality" or "paper" (every stage, many steps).
         seeds: one sample for each; the result is their mean and, with several, their spread.
         device: "auto", "cpu", "cuda" or "mps".
+        align: turn, scale and shift a single frontal film to where the networks saw chests, if it lies far off.
         callback: called with `Progress`; may raise `Cancelled` to stop.
 
     Errors:
@@ -135,7 +138,7 @@ def reconstruct(
         raise ConfigError("pipeline.preset", f"Unknown quality preset {preset!r}.", f"Use one of {', '.join(PRESETS)}.")
     if not seeds:
         raise ConfigError("pipeline.seeds", "No seed was given.", "Give at least one whole number.")
-    films = _standard_films(frontal, lateral, model)
+    films = _standard_films(frontal, lateral, model, align)
     warnings = [f"{name} film: {warning}" for name, film in films.items() for warning in film.warnings]
     for chosen in dict.fromkeys([resolve_device(device), "cpu"]):
         try:
@@ -235,14 +238,23 @@ def reproject(volume: CTVolume, view: XrayView, pixels: int) -> np.ndarray:
     return clinic_look(projector(XrayGeometry(view, pixels))[0]).numpy()
 
 
-def _standard_films(frontal: Radiograph, lateral: Radiograph | None, model: AxonModel) -> dict[str, StandardFilm]:
+def _standard_films(
+    frontal: Radiograph, lateral: Radiograph | None, model: AxonModel, align: bool
+) -> dict[str, StandardFilm]:
     """Standardise, and refuse a lateral film in the frontal place or the other way round."""
     size = model.config.film_size
+    if align and lateral is not None:
+        raise ConfigError(
+            "pipeline.align",
+            "Two films are not aligned: each fixes the height of the other.",
+            "Align a single frontal film, or leave the alignment out.",
+        )
     if frontal.view is XrayView.LAT:
         raise FilmError(
             "film.view", "The frontal film is tagged as a lateral view.", "Exchange the films or set its view."
         )
-    films = {"frontal": standardise(frontal, size)}
+    standard = standardise(frontal, size)
+    films = {"frontal": aligned(frontal, standard)[0] if align else standard}
     if lateral is not None:
         if lateral.view is not None and lateral.view.is_frontal:
             raise FilmError(

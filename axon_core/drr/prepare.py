@@ -20,7 +20,7 @@ COARSE_MM = 3.0  # in-plane voxels in which the body is sought
 LENGTH_MM = 480.0  # along z: more than a film shows of it, with the beam diverging and the patient shifted by 50 mm
 FADE_MM = 40.0  # over which a body that the field of view clips fades out sideways
 FADE_BLUR_MM = 10.0  # standard deviation along z, so that a limb which is clipped in part does not end in a step
-BLUR_MM = 5.0  # width of the box that blurs each slice of the continuation once more than the last
+BLUR_MM2_PER_MM = 0.8  # variance by which the continuation is blurred, for every millimetre along z
 
 
 def prepare_ct(volume: CTVolume) -> CTVolume:
@@ -130,7 +130,7 @@ def _fade_sideways(hu: np.ndarray, unseen: np.ndarray, spacing: np.ndarray) -> N
 
 def _continue_along(hu: np.ndarray, count: int, spacing: np.ndarray) -> None:
     """Fill the first and last `count` slices: the scan's end slices, each blurred once more than the one before it."""
-    size = [2 * int(BLUR_MM / 2 / step) + 1 for step in spacing[1::-1]]
+    sigma = (BLUR_MM2_PER_MM * spacing[2]) ** 0.5 / spacing[1::-1]
     for k in range(count, 0, -1):
-        ndimage.uniform_filter(hu[k], size, hu[k - 1], mode="nearest")
-        ndimage.uniform_filter(hu[-k - 1], size, hu[-k], mode="nearest")
+        ndimage.gaussian_filter(hu[k], sigma, output=hu[k - 1], mode="nearest", truncate=2.0)
+        ndimage.gaussian_filter(hu[-k - 1], sigma, output=hu[-k], mode="nearest", truncate=2.0)

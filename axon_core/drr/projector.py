@@ -53,11 +53,7 @@ class Projector:
         axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
         depth = int(np.argmax(np.abs(beam @ axes)))  # index axis (0 = x, 1 = y, 2 = z) nearest the beam
         u, v = (axis for axis in range(3) if axis != depth)
-        slabs = volume.permute(3 - depth, 3 - u, 3 - v, 0)  # (depth, u, v, C)
-        if slab > 1:
-            whole = len(slabs) // slab * slab
-            rest = slabs[whole:].sum(0, keepdim=True) / slab  # the last slab may be thinner: as if filled up with air
-            slabs = torch.cat([slabs[:whole].unflatten(0, (-1, slab)).mean(1), rest[: len(slabs) > whole]])
+        slabs = _averaged(volume, 3 - depth, slab).to(self.compute).permute(3 - depth, 3 - u, 3 - v, 0)
         if not bool(torch.isfinite(slabs.detach().sum())):
             raise VolumeError("drr.not-finite", "The volume holds values that are not finite.", "Repair the file.")
         self.axes = (depth, u, v)
@@ -195,7 +191,7 @@ class _Rays:
 
 
 def _checked(volume: torch.Tensor, affine: np.ndarray, slab: int) -> torch.Tensor:
-    """The volume as (C, z, y, x) of float32 or float64, or an error."""
+    """The volume as (C, z, y, x) of floating point, or an error."""
     if volume.ndim == 3:
         volume = volume[None]
     if volume.ndim != 4 or volume.numel() == 0:
@@ -212,7 +208,19 @@ def _checked(volume: torch.Tensor, affine: np.ndarray, slab: int) -> torch.Tenso
             "The volume's geometry is singular: its axes do not span space.",
             "Check the spacing and direction in the file.",
         )
-    return volume if volume.dtype == torch.float64 else volume.float()
+    return volume if volume.is_floating_point() else volume.float()
+
+
+def _averaged(volume: torch.Tensor, axis: int, slab: int) -> torch.Tensor:
+    """Mean of every `slab` voxels along an axis; the last may be fewer, as if filled up with air."""
+    if slab == 1:
+        return volume
+    whole = volume.shape[axis] // slab * slab
+    means = volume.narrow(axis, 0, whole).unflatten(axis, (-1, slab)).mean(axis + 1)
+    if whole == volume.shape[axis]:
+        return means
+    rest = volume.narrow(axis, whole, volume.shape[axis] - whole).sum(axis, keepdim=True) / slab
+    return torch.cat([means, rest], axis)
 
 
 def _plane_grid(

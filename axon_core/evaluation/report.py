@@ -65,7 +65,7 @@ PLANES = (Plane("Axial", 0, "RLAP"), Plane("Coronal", 1, "RLHF"), Plane("Sagitta
 
 def film_edges(view: XrayView) -> str:
     """Letters at a film's left, right, top, bottom."""
-    return "RLHF" if view.is_frontal else "PAHF"
+    return {"PA": "RLHF", "AP": "RLHF", "RL": "APHF"}.get(view.value, "PAHF")
 
 
 def to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
