@@ -63,6 +63,7 @@ class RegisterResult:
                 for name, sd, unit in zip(found.names, found.sd * scale, units, strict=True)
             ],
             "covariance": (found.covariance * np.outer(scale, scale)).tolist(),
+            "note_on_verdict": "good means that nothing speaks against the pose; judge it by the overlay.",
             "films": [{**asdict(geometry), "view": geometry.view.value} for geometry in found.geometry],
             "warnings": list(self.warnings),
             "version": __version__,

@@ -101,7 +101,8 @@ class Registration:
         names: of the parameters.
         sd: standard deviation of every parameter [rad, mm, relative].
         covariance: (n, n) of all parameters.
-        verdict: "good", "doubtful" or "failed".
+        verdict: "good" when nothing speaks against the pose, "doubtful" or "failed". A patient who breathed or held the
+            arms otherwise than in the CT still fits "good", some millimetres off: look at the overlay.
         reasons: why not "good".
     """
 
