@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from axon_core import SYNTHETIC_NOTICE
 from axon_core.ctvolume import CTVolume
@@ -16,6 +17,7 @@ from axon_core.geometry import CanonicalGrid, XrayView
 from axon_core.model import AxonModel
 from axon_core.pipeline import COARSE, ENDPOINT, FINE, SUPER, Moments, Progress, reconstruct, reproject
 from axon_core.radiograph import Radiograph
+from axon_core.registration.planar import bundled_atlas
 
 
 def film(view: XrayView | None = XrayView.PA, seed: int = 0) -> Radiograph:
@@ -141,6 +143,18 @@ def test_a_model_that_has_reconstructed_can_be_trained(model):
     x = torch.zeros(1, 1, 16, 16, 16)
     model.fine_x0(x, torch.tensor([5]), x).sum().backward()
     model.endpoint(torch.zeros(1, 1, 32, 32)).sum().backward()
+
+
+def test_a_film_far_off_is_aligned_when_asked(model):
+    turned = ndimage.rotate(bundled_atlas().film.astype(np.float32), 9.0, reshape=False, mode="nearest")
+    turned += 1e-3 * np.random.default_rng(0).normal(size=turned.shape).astype(np.float32)
+    askew = Radiograph(turned, (4.0, 4.0), XrayView.PA)
+    made = [reconstruct(askew, model=model, preset="preview", device="cpu", align=align) for align in (False, True)]
+    steps = [[step["op"] for step in result.provenance["films"]["frontal"]["steps"]] for result in made]
+    assert steps[1] == [*steps[0], "turn"]
+    with pytest.raises(ConfigError) as caught:
+        reconstruct(askew, film(XrayView.LAT), model=model, device="cpu", align=True)
+    assert caught.value.code == "pipeline.align"
 
 
 def test_films_in_the_wrong_place_are_refused(model):
