@@ -15,6 +15,7 @@ from axon_core.job import ReconstructJob, Staging, run
 from axon_core.radiograph import Radiograph
 
 sys.path.insert(0, str(Path(__file__).parent))
+import film_files
 
 
 @pytest.fixture(scope="module")
