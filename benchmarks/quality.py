@@ -3,9 +3,9 @@
     python benchmarks/quality.py --model Resources/Models/axon-small --train CT... --test CT... [--seeds 4]
                                  [--json scores.json] [--picture test-cases.png]
 
-Films are simulated from each test CT in the canonical pose with the plain look, so the numbers say how well depth is
-recovered, not how well a real film is understood. Metrics are on [0, 1] (data range 1) over the slices that the CT
-covers.
+Films are simulated from each test CT in the canonical pose by X-ray physics (`axon_core.drr.film`), so the numbers say
+how well depth is recovered, not how well a real film is understood. Metrics are on [0, 1] (data range 1) over the
+slices that the CT covers.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
 from axon_core.data.cases import Case, load_case
-from axon_core.data.pairs import project_pair
 from axon_core.diffusion import bridge, gaussian
 from axon_core.diffusion.sampling import SeededNoise, sample_bridge, sample_ddim
-from axon_core.drr.appearance import clinic_look
+from axon_core.drr.film import clinic_film
 from axon_core.evaluation.metrics import SSIM_NAMES, edge_sharpness, mae, mse, psnr, ssim3d, summarise
 from axon_core.evaluation.report import PLANES, WINDOWS, to_bytes
-from axon_core.geometry import CanonicalGrid
+from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView
 from axon_core.model import AxonModel
 
 METRICS: dict[str, Callable[..., float]] = {
@@ -49,8 +48,9 @@ class Subject:
         self.fine_truth = window.encode(hu)[None, None]
         self.truth = F.avg_pool3d(self.fine_truth, hu.shape[0] // size)
         self.known = torch.from_numpy(case.known)
-        integrals = project_pair(hu, CanonicalGrid(hu.shape[0]), model.config.film_size)
-        self.films = torch.stack([clinic_look(film) for film in integrals])[None]
+        affine = CanonicalGrid(hu.shape[0]).affine
+        views = (XrayGeometry(view, model.config.film_size) for view in (XrayView.PA, XrayView.LAT))
+        self.films = torch.stack([clinic_film(hu, affine, view) for view in views])[None]
 
     def score(self, volume: torch.Tensor) -> dict[str, float]:
         """Metrics of (1, 1, n, n, n) in [-1, 1] against the truth at the same resolution."""

@@ -62,17 +62,42 @@ def simulate(
     if preset == "linear":
         film = Projector(hu_to_mu(hu), affine, geometry.view.beam)(geometry, pose)[0]
         return _hit(film, 0.1).numpy(), record
-    exposure = exposure or Exposure()
-    look = Look()
-    areal = Projector(torch.stack(list(densities(hu).values())), affine, geometry.view.beam)(geometry, pose) / 10.0
-    _hit(areal.sum(0), 0.5)
-    sigma = voxel_sigma_mm(float(np.mean(prepared.spacing_mm))) * geometry.magnification / geometry.pitch_mm
-    film = look.apply(attenuation_film(expose(restored(areal, sigma, SHARPEN), geometry, exposure)))
+    exposure, look = exposure or Exposure(), Look()
+    film = clinic_film(hu, affine, geometry, pose, exposure, look)
     return (0.5 * (film + 1)).numpy(), {**record, "exposure": exposure.to_dict(), "look": look.to_dict()}
 
 
+def clinic_film(
+    hu: torch.Tensor,
+    affine: np.ndarray,
+    geometry: XrayGeometry,
+    pose: RigidPose | None = None,
+    exposure: Exposure | None = None,
+    look: Look | None = None,
+) -> torch.Tensor:
+    """A film by X-ray physics and a film's look, of a volume that needs no preparation.
+
+    Args:
+        hu: (z, y, x) HU.
+        affine: (4, 4) voxel index -> LPS about the isocentre.
+        geometry, pose, exposure, look: see `simulate`; None for the usual ones.
+
+    Returns:
+        (h, h) in [-1, 1], bone bright.
+
+    Errors:
+        ConfigError: the detector misses the body.
+    """
+    materials = torch.stack(list(densities(hu).values()))
+    areal = _hit(Projector(materials, affine, geometry.view.beam)(geometry, pose) / 10.0, 0.5)  # mm of ray -> cm
+    voxel_mm = float(np.mean(np.linalg.norm(affine[:3, :3], axis=0)))
+    sigma = voxel_sigma_mm(voxel_mm) * geometry.magnification / geometry.pitch_mm
+    signal = expose(restored(areal, sigma, SHARPEN), geometry, exposure or Exposure())
+    return (look or Look()).apply(attenuation_film(signal))
+
+
 def _hit(integrals: torch.Tensor, enough: float) -> torch.Tensor:
-    """The same integrals, of which at least one must be `enough` for a body to be there."""
+    """The same integrals, one of which must be `enough` for a body to be there."""
     if float(integrals.max()) < enough:
         raise ConfigError(
             "drr.miss", "The detector misses the body.", "Check the pose, the distances and the size of the detector."
