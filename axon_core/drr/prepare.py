@@ -16,7 +16,7 @@ from axon_core.ctvolume import AIR_HU, CTVolume
 from axon_core.dicom_write import as_axial
 from axon_core.errors import VolumeError
 
-COARSE_MM = 3.0  # in-plane voxels in which the body is sought
+COARSE_MM = 4.2  # in-plane voxels in which the body is sought
 LENGTH_MM = 480.0  # along z: more than a film shows of it, with the beam diverging and the patient shifted by 50 mm
 FADE_MM = 40.0  # over which a body that the field of view clips fades out sideways
 FADE_BLUR_MM = 10.0  # standard deviation along z, so that a limb which is clipped in part does not end in a step
@@ -33,15 +33,18 @@ def prepare_ct(volume: CTVolume) -> CTVolume:
     """
     scanned, affine = as_axial(volume.hu, volume.affine)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    body, unseen = _coarse_body_mask(scanned, spacing), _unseen_columns(scanned)
+    rows, columns = (_span(body.any(axes)) for axes in ((0, 2), (0, 1)))
+    scanned, body, unseen = scanned[:, rows, columns], body[:, rows, columns], unseen[rows, columns]
     x, y = np.ceil(FADE_MM / spacing[:2]).astype(int)
     z = max(0, int(np.ceil((LENGTH_MM / spacing[2] - len(scanned)) / 2)))
     hu = np.full(np.add(scanned.shape, (2 * z, 2 * y, 2 * x)), AIR_HU, np.float32)
     patient = hu[z : z + len(scanned)]
-    np.copyto(patient[:, y:-y, x:-x], scanned, where=_coarse_body_mask(scanned, spacing))
-    _fade_sideways(patient, np.pad(_unseen_columns(scanned), ((y, y), (x, x)), constant_values=True), spacing)
+    np.copyto(patient[:, y:-y, x:-x], scanned, where=body)
+    _fade_sideways(patient, np.pad(unseen, ((y, y), (x, x)), constant_values=True), spacing)
     _continue_along(hu, z, spacing)
     affine = affine.copy()
-    affine[:3, 3] -= affine[:3, :3] @ [x, y, z]
+    affine[:3, 3] += affine[:3, :3] @ [columns.start - x, rows.start - y, -z]
     return CTVolume(hu, affine, volume.notes, volume.source)
 
 
@@ -105,6 +108,12 @@ def _coarse_body_mask(hu: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     mask = torch.from_numpy(body_mask(small.numpy(), spacing * [factor[1], factor[0], 1]))
     smooth = F.interpolate(mask[:, None].float(), scale_factor=factor, mode="bilinear")[:, 0]
     return (smooth[:, : hu.shape[1], : hu.shape[2]] > 0.5).numpy()
+
+
+def _span(occupied: np.ndarray) -> slice:
+    """From the first to the last True, and one more on either side."""
+    where = np.flatnonzero(occupied)
+    return slice(max(0, int(where[0]) - 1), int(where[-1]) + 2)
 
 
 def _unseen_columns(hu: np.ndarray) -> np.ndarray:
