@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -448,7 +449,7 @@ def drr(
     size: Annotated[int, typer.Option(min=16, max=4096, help="Pixels along each edge.")] = 1024,
     sdd: Annotated[float, typer.Option(help="Source to detector [mm].")] = 1800.0,
     detector: Annotated[float, typer.Option(help="Edge of the detector [mm].")] = 430.0,
-    seed: Annotated[int, typer.Option(help="Of the noise of the clinic preset.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the noise of the clinic preset.")] = 0,
     force: Force = False,
     json_: Json = False,
     debug: Debug = False,
@@ -475,7 +476,15 @@ def drr(
     told_facts = f"{output}: {view.value}, {size} x {size} pixels of {geometry.pitch_mm:.3f} mm"
     print(json.dumps(facts) if json_ else told_facts)
     if not json_:
+        _tell_notes(record["warnings"])
         _console().print(f"[bold red]{SYNTHETIC_NOTICE}[/]")
+
+
+def _tell_notes(notes: list[str]) -> None:
+    from rich.markup import escape
+
+    for text in notes:
+        _console().print(f"[yellow]Note:[/] {escape(text)}", soft_wrap=True)
 
 
 def parse_pose(text: str | None) -> RigidPose:
@@ -532,18 +541,21 @@ def register(
     """Find the pose in which a CT casts a film: lays a real X-ray onto the CT of the same patient."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    from axon_core.files import refuse_existing
+    from axon_core.files import atomic_file
     from axon_core.geometry import XrayView
-    from axon_core.registration.files import register_files, write_overlay, write_pose
+    from axon_core.registration.files import register_files
+    from axon_core.registration.overlay import draw_overlay
 
     for file, ending in ((output, ".json"), (overlay, ".png")):
         if file is not None and file.suffix.lower() != ending:
             raise OutputError("output.format", f"{file.name} is no {ending} file.", f"Let its name end in {ending}.")
-        if file is not None:
-            refuse_existing(file, force)
     begin = parse_pose(start)
     columns = (TextColumn("registering"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_console(stderr=True), transient=True, disable=json_) as bar:
+    with (
+        atomic_file(output, force) as pose_file,  # both are refused before the work is done, and appear together
+        atomic_file(overlay, force) if overlay else contextlib.nullcontext() as picture_file,
+        Progress(*columns, console=_console(stderr=True), transient=True, disable=json_) as bar,
+    ):
         task = bar.add_task("registering", total=1.0)
         result = register_files(
             ct,
@@ -556,10 +568,10 @@ def register(
             global_search=search,
             told=lambda fraction: bar.update(task, completed=fraction),
         )
-    write_pose(result, output, force)
-    if overlay is not None:
-        write_overlay(result, overlay, begin, force)
-    record = result.to_dict()
+        record = result.to_dict()
+        pose_file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        if picture_file is not None:
+            draw_overlay(result.registration, result.films, result.registrar, begin).save(picture_file, "PNG")
     if json_:
         print(json.dumps({"output": str(output), "overlay": None if overlay is None else str(overlay), **record}))
         return
@@ -584,8 +596,7 @@ def _tell_registration(record: dict[str, Any]) -> None:
     for name, value in zip(record["parameters"], values, strict=False):
         table.add_row(name["name"], f"{value:.1f} {name['unit']}", f"{name['sd']:.1f} {name['unit']}")
     console.print(table)
-    for text in record["warnings"]:
-        console.print(f"[yellow]Note:[/] {escape(text)}", soft_wrap=True)
+    _tell_notes(record["warnings"])
 
 
 # --- selfcheck -------------------------------------------------------------------------------------------------------

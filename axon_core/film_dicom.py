@@ -384,7 +384,7 @@ def _letter(cosine: np.ndarray) -> str:
 def _view(dataset: Any, orientation: tuple[str, str] | None, warnings: list[str]) -> XrayView | None:
     """View Position (0018,5101), else View Code Sequence (0054,0220), else what the orientation allows."""
     position = _text(dataset, "ViewPosition")
-    if position in ("RL", "RLAT"):
+    if _is_right_lateral(dataset):
         warnings.append("A right lateral film: it is used as a left one, mirrored so that the chest faces right.")
     if position in VIEWS:
         return VIEWS[position]
@@ -397,6 +397,10 @@ def _view(dataset: Any, orientation: tuple[str, str] | None, warnings: list[str]
     if orientation and set(orientation) & {"A", "P"}:
         return XrayView.LAT
     return None
+
+
+def _is_right_lateral(dataset: Any) -> bool:
+    return _text(dataset, "ViewPosition") in ("RL", "RLAT")
 
 
 def _burned_in(dataset: Any) -> tuple[str, ...]:
@@ -427,6 +431,7 @@ def _source(dataset: Any) -> dict[str, Any]:
         "bits": int(dataset.get("BitsStored") or dataset.BitsAllocated),
         "modality": _text(dataset, "Modality"),
         "burned_in_annotation": bool(_burned_in(dataset)),
+        "right_lateral": _is_right_lateral(dataset),
         "transfer_syntax_uid": str(dataset.file_meta.TransferSyntaxUID),
     }
     return facts

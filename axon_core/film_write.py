@@ -104,7 +104,12 @@ def _write_nifti(path: Path, film: np.ndarray, geometry: XrayGeometry, record: d
     image.SetOrigin((geometry.source + geometry.rays()[0]).tolist())
     image.SetMetaData("descrip", f"SYNTHETIC DRR, AXON {__version__}"[:79])
     image.SetMetaData("intent_name", "SYNTHETIC"[:15])
-    sitk.WriteImage(image, str(path), useCompression=True)
+    try:
+        sitk.WriteImage(image, str(path), useCompression=True)
+    except RuntimeError as error:
+        raise OutputError(
+            "output.cannot-write", f"{path.name} cannot be written.", "Check the folder and the free space on the disk."
+        ) from error
 
 
 def _write_dicom(path: Path, film: np.ndarray, geometry: XrayGeometry, record: dict[str, Any]) -> None:

@@ -160,12 +160,14 @@ class XrayGeometry:
     detector_mm: float = 430.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.isocentre_to_detector_mm < self.sdd_mm or self.pixels < 2 or self.detector_mm <= 0:
+        sizes = self.isocentre_to_detector_mm, self.sdd_mm, self.detector_mm
+        possible = 0 <= self.isocentre_to_detector_mm < self.sdd_mm and 1 <= self.detector_mm <= 10_000
+        if not all(math.isfinite(size) for size in sizes) or not possible or self.pixels < 2:
             raise ConfigError(
                 "geometry.impossible",
                 f"X-ray geometry with SDD {self.sdd_mm} mm, isocentre {self.isocentre_to_detector_mm} mm before the "
                 f"detector, {self.pixels} pixels over {self.detector_mm} mm.",
-                "The isocentre lies between source and detector; pixels and detector must be positive.",
+                "The isocentre lies between source and detector; the detector measures 1 mm to 10 m.",
             )
 
     @property

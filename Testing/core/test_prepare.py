@@ -17,7 +17,7 @@ from axon_core.drr.prepare import LENGTH_MM, prepare_ct
 from axon_core.errors import AxonError
 from axon_core.geometry import RigidPose, XrayGeometry, XrayView
 
-SPACING = np.array([4.0, 4.0, 5.0])
+SPACING = np.array([4.0, 4.4, 5.0])
 
 
 def chest(clipped: bool = False, couch: bool = True) -> CTVolume:
@@ -68,6 +68,13 @@ def test_a_clipped_side_fades_out():
     films = [simulate(chest(clipped), XrayGeometry(pixels=192), None, "linear")[0] for clipped in (True, False)]
     steps = [np.abs(np.diff(film[96])).max() for film in films]
     assert steps[0] < 1.5 * steps[1]
+
+
+def test_a_scan_of_a_few_slices_is_refused():
+    ct = chest()
+    with pytest.raises(AxonError) as caught:
+        prepare_ct(CTVolume(ct.hu[:8], ct.affine))
+    assert caught.value.code == "ct.short"
 
 
 def test_air_is_refused():

@@ -246,6 +246,35 @@ def test_pose_gradient_points_where_finite_differences_do():
     assert float(cosine) > 0.99
 
 
+def test_source_inside_the_patient_is_refused():
+    """But empty slabs may reach behind the source."""
+    grid = CanonicalGrid(40, 400.0)
+    volume = torch.zeros(grid.shape)
+    volume[10:30, 15:25, 10:30] = MU
+    near = XrayGeometry(XrayView.PA, 32, sdd_mm=350.0)  # the source 150 mm behind the isocentre, inside the lattice
+    projector = Projector(volume, grid.affine, near.view.beam)
+    low, high = np.array([-100.0, -50.0, -100.0]), np.array([100.0, 50.0, 100.0])
+    assert relative_error(projector(near)[0], box_chord(near, low, high)) < 0.02
+    with pytest.raises(AxonError) as caught:
+        projector(near, RigidPose(translation=(0.0, 120.0, 0.0)))
+    assert caught.value.code == "drr.beam"
+
+
+@pytest.mark.parametrize("slab", [1, 4])
+def test_a_volume_full_to_its_border(slab):
+    """What lies outside counts as air; the last slab, of two voxels, is not a whole one."""
+    grid, geometry = CanonicalGrid(50, 200.0), XrayGeometry(XrayView.PA, 128)
+    film = Projector(torch.full(grid.shape, MU), grid.affine, geometry.view.beam, slab)(geometry)[0]
+    assert relative_error(film, box_chord(geometry, np.full(3, -100.0), np.full(3, 100.0))) < 0.012
+    assert float(film[64, 64]) == pytest.approx(MU * 200, rel=0.005)
+
+
+def test_an_empty_batch_is_refused():
+    grid = CanonicalGrid(8)
+    with pytest.raises(AxonError):
+        Projector(torch.zeros(grid.shape), grid.affine, XrayView.PA.beam)(XrayGeometry(), torch.zeros(0, 4, 4))
+
+
 BAD = {
     "flat": (torch.zeros(3, 3), np.eye(4), 1, "drr.volume"),
     "empty": (torch.zeros(0, 3, 3), np.eye(4), 1, "drr.volume"),

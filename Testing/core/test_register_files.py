@@ -84,6 +84,9 @@ def test_a_film_without_pixel_size_has_its_scale_estimated(files: Path, tmp_path
         ({"--ct": "nowhere.nrrd"}, 4, "nowhere.nrrd"),
         ({"-o": "pose.txt"}, 6, "end in .json"),
         ({"--sdd": "100"}, 2, "lies between"),
+        ({"--sdd": "0"}, 2, "lies between"),
+        ({"--sdd": "inf"}, 2, "lies between"),
+        ({"--overlay": "missing/deep/o.txt"}, 6, "end in .png"),
         ({"--start": "north"}, 2, "neither six numbers"),
     ],
 )
@@ -144,3 +147,14 @@ def test_unknown_endings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AxonError) as caught:
         write_film(tmp_path / "x", "film.bmp", np.zeros((4, 4)), XrayGeometry(pixels=4), {})
     assert caught.value.code == "output.format"
+
+
+def test_a_right_lateral_film_is_seen_by_its_own_beam(files: Path, tmp_path: Path) -> None:
+    done = axon("drr", files / "ct.nrrd", "-o", tmp_path / "rl.dcm", "--view", "RL", "--pose", POSE, "--size", 256)
+    assert done.exit_code == 0, done.stderr
+    given = ["--ct", files / "ct.nrrd", "--frontal", files / "pa.dcm", "--lateral", tmp_path / "rl.dcm"]
+    record = json.loads(axon("register", *given, "-o", tmp_path / "pose.json", "--json").stdout)
+    assert [film["view"] for film in record["films"]] == ["PA", "RL"]
+    assert record["similarity"][1]["after"] > 0.85
+    wanted = [float(value) for value in POSE.split(",")]
+    np.testing.assert_allclose([*record["rotation_deg"], *record["translation_mm"]], wanted, atol=1.5)

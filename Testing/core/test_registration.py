@@ -125,6 +125,47 @@ def test_a_sliver_of_film_leaves_doubts(ct, registrar):
     assert (found.sd[:3] > whole.sd[:3]).all()
 
 
+def test_an_unexpected_pose_is_told(ct, registrar):
+    geometry = XrayGeometry(XrayView.PA, PIXELS)
+    turned = RigidPose((0.0, 0.12, 0.0), (0.0, 0.0, 0.0))
+    film = Film(film_of(ct, geometry, turned), geometry)
+    found = registrar.register([film], RigidPose(), RegisterOptions(rotation_sd=0.05), lambda _: None)
+    assert found.verdict == "doubtful"
+    assert any("lean ends" in reason for reason in found.reasons)
+
+
+def test_the_start_may_be_right_already(ct, registrar):
+    geometry = XrayGeometry(XrayView.PA, PIXELS)
+    film = Film(film_of(ct, geometry), geometry)
+    assert registrar.register([film], TRUTH, RegisterOptions(), lambda _: None).verdict == "good"
+
+
+def test_a_shallow_strip_is_poorly_determined(ct, registrar):
+    geometry = XrayGeometry(XrayView.PA, PIXELS)
+    mask = np.zeros((PIXELS, PIXELS), bool)
+    mask[20:170, 20:54] = True
+    options = RegisterOptions(rotation_sd=0.2, depth_sd=60.0)
+    found = registrar.register([Film(film_of(ct, geometry), geometry, mask)], RigidPose(), options, lambda _: None)
+    assert any("poorly determined" in reason for reason in found.reasons)
+
+
+def test_unknown_distance_is_estimated_within_its_prior(ct, registrar):
+    geometry = XrayGeometry(XrayView.PA, PIXELS, 1300.0)
+    believed = XrayGeometry(XrayView.PA, PIXELS, 1500.0)
+    film = Film(film_of(ct, geometry), believed, sdd_sd=0.15)
+    found = registrar.register([film], RigidPose(), RegisterOptions(), lambda _: None)
+    assert found.names[-1] == "sdd of film 1"
+    assert 1200 < found.geometry[0].sdd_mm < 1450
+
+
+def test_two_films_of_one_direction_are_refused(ct, registrar):
+    geometry = XrayGeometry(XrayView.PA, PIXELS)
+    film = Film(film_of(ct, geometry), geometry)
+    with pytest.raises(AxonError) as caught:
+        registrar.register([film, film], RigidPose(), RegisterOptions(), lambda _: None)
+    assert caught.value.code == "register.same-view"
+
+
 def test_it_can_be_stopped(ct):
     def stop(fraction: float) -> None:
         if fraction > 0.1:

@@ -97,7 +97,9 @@ class Marker:
         letter = dots[rows][:, columns.clamp_max(4)]
         top, left = round(self.row * shape[0]), round(self.column * shape[1])
         mask = torch.zeros(shape)
-        part = letter[: shape[0] - top, : shape[1] - left]
+        letter = letter[max(0, -top) :, max(0, -left) :]
+        top, left = max(0, top), max(0, left)
+        part = letter[: max(0, shape[0] - top), : max(0, shape[1] - left)]
         mask[top : top + part.shape[0], left : left + part.shape[1]] = part
         return self.brightness * mask
 
@@ -146,7 +148,7 @@ class Look:
         film = blur(film, self.blur)
         if self.noise > 0:
             generator = torch.Generator().manual_seed(self.seed)
-            film = film + self.noise * torch.randn(film.shape, generator=generator)
+            film = film + self.noise * torch.randn(film.shape, generator=generator).to(film.device)
         return self._framed(film)
 
     def tone(self, film: torch.Tensor) -> torch.Tensor:
@@ -164,7 +166,7 @@ class Look:
         framed[rows, columns] = stretch(film[rows, columns])
         if self.marker is None:
             return framed
-        opacity = self.marker.mask(film.shape)
+        opacity = self.marker.mask(film.shape).to(film.device)
         return framed * (1 - opacity) + opacity
 
     def to_dict(self) -> dict[str, Any]:

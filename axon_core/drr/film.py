@@ -57,6 +57,7 @@ def simulate(
         "preset": preset,
         "geometry": {**asdict(geometry), "view": geometry.view.value},
         "pose": asdict(pose or RigidPose()),
+        "warnings": list(ct.notes),
         "version": __version__,
     }
     if preset == "linear":
@@ -88,7 +89,7 @@ def clinic_film(
     Errors:
         ConfigError: the detector misses the body.
     """
-    materials = torch.stack(list(densities(hu).values()))
+    materials = torch.stack([part.half() for part in densities(hu).values()])
     areal = _hit(Projector(materials, affine, geometry.view.beam)(geometry, pose) / 10.0, 0.5)  # mm of ray -> cm
     voxel_mm = float(np.mean(np.linalg.norm(affine[:3, :3], axis=0)))
     sigma = voxel_sigma_mm(voxel_mm) * geometry.magnification / geometry.pitch_mm

@@ -99,10 +99,11 @@ class Exposure:
                 f"A filter of {self.aluminium_mm} mm aluminium, {self.bins} bins.",
                 "Give at least 1 mm (usual: 2.5 and more) and at least 1 bin.",
             )
-        negative = [f.name for f in fields(self) if f.name not in ("kvp", "seed") and getattr(self, f.name) < 0]
+        sizes = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("kvp", "seed")}
+        negative = [name for name, size in sizes.items() if not 0 <= size < 1e9]
         if negative:
             raise ConfigError(
-                "exposure.negative", f"Negative: {', '.join(negative)}.", "Give 0 to switch an effect off."
+                "exposure.negative", f"Negative or endless: {', '.join(negative)}.", "Give 0 to switch an effect off."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -373,6 +374,7 @@ def blur(film: torch.Tensor, sigma: float) -> torch.Tensor:
     if sigma <= 0:
         return film
     height, width = film.shape
+    sigma = min(sigma, float(max(height, width)))  # wider kernels do the same to an image with replicated edges
     factor = 2 ** max(0, math.floor(math.log2(sigma / 3))) if sigma > 6 else 1
     image = F.pad(film[None, None], (0, -width % factor, 0, -height % factor), mode="replicate")
     small = F.avg_pool2d(image, factor)
@@ -407,7 +409,7 @@ def quanta_per_pixel(exposure: Exposure, beam: Beam, geometry: XrayGeometry) -> 
 
 def counted(signal: torch.Tensor, quanta: float, generator: torch.Generator) -> torch.Tensor:
     """The signal as that many quanta would count it: Poisson, so that variance and mean of the count are equal."""
-    return torch.poisson(quanta * signal.detach(), generator=generator) / quanta
+    return torch.poisson(quanta * signal.detach().cpu(), generator=generator).to(signal.device) / quanta
 
 
 def expose(
@@ -449,7 +451,8 @@ def expose(
         signal = counted(signal, quanta, generator)
     signal = blur(signal, mtf_sigma_mm(exposure.mtf50_per_mm) / pitch)
     if quanta > 0:
-        signal = signal + exposure.electronic / quanta * torch.randn(signal.shape, generator=generator)
+        noise = torch.randn(signal.shape, generator=generator).to(signal.device)
+        signal = signal + exposure.electronic / quanta * noise
         signal = signal.clamp_min(0.5 / quanta)  # half a quantum, so that the logarithm exists
     return signal
 

@@ -15,9 +15,11 @@ from scipy import ndimage
 from axon_core.ctvolume import AIR_HU, CTVolume
 from axon_core.dicom_write import as_axial
 from axon_core.errors import VolumeError
+from axon_core.volume_readers import check_shape
 
 COARSE_MM = 4.2  # in-plane voxels in which the body is sought
 LENGTH_MM = 480.0  # along z: more than a film shows of it, with the beam diverging and the patient shifted by 50 mm
+SHORTEST_MM = 60.0  # a shorter scan's film would be nearly all continuation
 FADE_MM = 40.0  # over which a body that the field of view clips fades out sideways
 FADE_BLUR_MM = 10.0  # standard deviation along z, so that a limb which is clipped in part does not end in a step
 BLUR_MM2_PER_MM = 0.8  # variance by which the continuation is blurred, for every millimetre along z
@@ -29,16 +31,24 @@ def prepare_ct(volume: CTVolume) -> CTVolume:
     The anatomy stays where it was: the result's affine says where its (larger) lattice lies.
 
     Errors:
-        VolumeError: no body in it.
+        VolumeError: no body in it, too short, or too fine for the memory.
     """
     scanned, affine = as_axial(volume.hu, volume.affine)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if len(scanned) * spacing[2] < SHORTEST_MM:
+        raise VolumeError(
+            "ct.short",
+            f"The scan covers only {len(scanned) * spacing[2]:.0f} mm of the patient.",
+            f"Use a CT of at least {SHORTEST_MM:.0f} mm; a chest has about 300.",
+        )
     body, unseen = _coarse_body_mask(scanned, spacing), _unseen_columns(scanned)
     rows, columns = (_span(body.any(axes)) for axes in ((0, 2), (0, 1)))
     scanned, body, unseen = scanned[:, rows, columns], body[:, rows, columns], unseen[rows, columns]
     x, y = np.ceil(FADE_MM / spacing[:2]).astype(int)
     z = max(0, int(np.ceil((LENGTH_MM / spacing[2] - len(scanned)) / 2)))
-    hu = np.full(np.add(scanned.shape, (2 * z, 2 * y, 2 * x)), AIR_HU, np.float32)
+    shape = [int(n) for n in np.add(scanned.shape, (2 * z, 2 * y, 2 * x))]
+    check_shape("The CT with its continuation", shape)
+    hu = np.full(shape, AIR_HU, np.float32)
     patient = hu[z : z + len(scanned)]
     np.copyto(patient[:, y:-y, x:-x], scanned, where=body)
     _fade_sideways(patient, np.pad(unseen, ((y, y), (x, x)), constant_values=True), spacing)

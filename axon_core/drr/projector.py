@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from axon_core.errors import ConfigError, VolumeError
 from axon_core.geometry import RigidPose, XrayGeometry
 
+NEAREST = 0.05  # of the way from the source to the middle of the volume: nothing of the patient may be nearer
 CHUNK_BYTES = 2**22  # of sheared slabs worked on at a time: they stay in the processor's cache
 
 
@@ -63,6 +64,8 @@ class Projector:
         self.slab = slab
         self.planes = torch.arange(self.n_slabs, dtype=torch.float64) * slab + (slab - 1) / 2  # depth index of a slab
         self.middle = float(self.planes.mean())
+        occupied = torch.nonzero(self.table.detach().abs().amax((1, 2)).cpu()).flatten().tolist() or [0, -1]
+        self.ends = [occupied[0], occupied[-1]]  # the outermost slabs that hold anything
 
     def __call__(self, geometry: XrayGeometry, pose: RigidPose | torch.Tensor | None = None) -> torch.Tensor:
         """Integrals along every ray from source to pixel centre.
@@ -79,6 +82,8 @@ class Projector:
             ConfigError: the beam runs along the slabs.
         """
         if isinstance(pose, torch.Tensor) and pose.ndim == 3:
+            if len(pose) == 0:
+                raise ConfigError("drr.no-pose", "There is no pose in the batch.", "Give at least one.")
             return torch.stack([self(geometry, matrix) for matrix in pose])
         matrix = torch.from_numpy((pose or RigidPose()).matrix) if not isinstance(pose, torch.Tensor) else pose
         to_index = self.to_index @ torch.linalg.inv(matrix.cpu().double())
@@ -98,8 +103,11 @@ class Projector:
         _, u, v = self.axes
         source_u, source_v = rays.source[u], rays.source[v]
         scale = (self.planes - rays.source[self.axes[0]]) / (self.middle - rays.source[self.axes[0]])  # magnification
-        grid_u = _plane_grid(rays.bounds[0], rays.pitch[0], source_u, self.n_u, scale)
-        grid_v = _plane_grid(rays.bounds[1], rays.pitch[1], source_v, self.n_v, scale)
+        if bool((scale[self.ends] < NEAREST).any()):
+            raise ConfigError("drr.beam", "The source stands inside the patient.", "Move it away: raise the SDD.")
+        grid_u = _plane_grid(rays.bounds[0], rays.pitch[0], source_u, self.n_u, scale[self.ends])
+        grid_v = _plane_grid(rays.bounds[1], rays.pitch[1], source_v, self.n_v, scale[self.ends])
+        scale = scale.clamp_min(NEAREST)  # empty slabs beside and behind the source
         row_u, weight_u = self._taps(grid_u, source_u, scale, self.n_u)
         row_v, weight_v = self._taps(grid_v, source_v, scale, self.n_v)
         n, m, channels = len(grid_u), len(grid_v), self.channels
@@ -229,12 +237,16 @@ def _averaged(volume: torch.Tensor, axis: int, slab: int, dtype: torch.dtype) ->
 def _plane_grid(
     bounds: torch.Tensor, pitch: torch.Tensor, source: torch.Tensor, count: int, scale: torch.Tensor
 ) -> torch.Tensor:
-    """Positions along one axis of the middle plane: detector pitch, covering the rays inside the volume's shadow."""
+    """Positions along one axis of the middle plane: detector pitch, covering the rays inside the volume's shadow.
+
+    They are the rays' own positions where detector and slabs are parallel, so that nothing is interpolated twice.
+    """
     edges = torch.tensor([-1.0, float(count)], dtype=scale.dtype)
-    shadow = source + (edges - source)[:, None] / scale[[0, -1]]
+    shadow = source + (edges - source)[:, None] / scale
     low, high = torch.maximum(bounds[0], shadow.min()), torch.minimum(bounds[1], shadow.max())
-    n = max(2, math.ceil(float((high - low).detach() / pitch.detach())) + 3)
-    return low + pitch * (torch.arange(n, dtype=scale.dtype) - 1)
+    first, last = (float((end - bounds[0]).detach() / pitch.detach()) for end in (low, high))
+    steps = torch.arange(math.floor(first) - 1, max(math.floor(first) + 1, math.ceil(last) + 2), dtype=scale.dtype)
+    return bounds[0] + pitch * steps
 
 
 def _gather(

@@ -14,10 +14,8 @@ from axon_core import SYNTHETIC_NOTICE, __version__
 from axon_core.ctvolume import CTVolume
 from axon_core.dicom_patient import check_same_patient
 from axon_core.errors import ConfigError, FilmError
-from axon_core.files import atomic_file
 from axon_core.geometry import RigidPose, XrayGeometry, XrayView
 from axon_core.radiograph import Radiograph, StandardFilm, standardise
-from axon_core.registration.overlay import draw_overlay
 from axon_core.registration.pose import Film, RegisterOptions, Registrar, Registration, Told
 
 FILM_PIXELS = 512
@@ -112,8 +110,8 @@ def register_files(
     volume = CTVolume.load(ct)
     standard = [standardise(film, FILM_PIXELS) for film in radiographs]
     films = tuple(
-        laid_on_detector(film, sdd_mm or radiograph.sdd_mm)
-        for film, radiograph in zip(standard, radiographs, strict=True)
+        laid_on_detector(laid, film.sdd_mm if sdd_mm is None else sdd_mm)
+        for laid, film in zip(standard, radiographs, strict=True)
     )
     registrar = Registrar(volume)
     options = RegisterOptions(global_search=global_search)
@@ -125,20 +123,18 @@ def register_files(
 def laid_on_detector(film: StandardFilm, sdd_mm: float | None = None) -> Film:
     """A standardised film, with the geometry that is known of it and what is not."""
     usual = BEDSIDE_SDD_MM if film.view is XrayView.AP else USUAL_SDD_MM
-    geometry = XrayGeometry(film.view, film.image.shape[0], sdd_mm or usual, detector_mm=film.detector_mm)
+    view, image = film.view, film.image
+    if film.source.get("right_lateral"):  # standardised as a left one, mirrored: the true beam sees the true film
+        view, image = XrayView.RL, np.ascontiguousarray(image[:, ::-1])
+    sdd = usual if sdd_mm is None else sdd_mm
+    geometry = XrayGeometry(view, image.shape[0], sdd, detector_mm=film.detector_mm)
     if not film.scale_known:
-        return Film(film.image, geometry, scale_sd=SCALE_SD)
-    return Film(film.image, geometry, sdd_sd=0.0 if sdd_mm else SDD_SD)
-
-
-def write_pose(result: RegisterResult, path: Path, overwrite: bool = False) -> None:
-    """The record as JSON."""
-    with atomic_file(path, overwrite) as temporary:
-        temporary.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+        return Film(image, geometry, scale_sd=SCALE_SD)
+    return Film(image, geometry, sdd_sd=SDD_SD if sdd_mm is None else 0.0)
 
 
 def read_pose(path: Path) -> RigidPose:
-    """The pose of a record that `write_pose` wrote.
+    """The pose of a record that `axon register` wrote.
 
     Errors:
         ConfigError: not such a file.
@@ -147,14 +143,10 @@ def read_pose(path: Path) -> RigidPose:
         record = json.loads(path.read_text(encoding="utf-8"))
         x, y, z = (float(value) for value in record["translation_mm"])
         a, b, c = (math.radians(float(value)) for value in record["rotation_deg"])
+        if not np.isfinite([a, b, c, x, y, z]).all():
+            raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             "pose.file", f"{path.name} holds no pose.", "Give a file that `axon register` wrote."
         ) from error
     return RigidPose((a, b, c), (x, y, z))
-
-
-def write_overlay(result: RegisterResult, path: Path, start: RigidPose | None = None, overwrite: bool = False) -> None:
-    """The picture: every film, the CT's DRR before and after, and both laid over each other."""
-    with atomic_file(path, overwrite) as temporary:
-        draw_overlay(result.registration, result.films, result.registrar, start or RigidPose()).save(temporary, "PNG")

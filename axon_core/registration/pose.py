@@ -81,7 +81,7 @@ class RegisterOptions:
     Attributes:
         global_search: look beyond the neighbourhood of the start.
         rotation_sd: prior of each rotation about the start [rad].
-        depth_sd: prior of the shift along the beam [mm], for frontal films alone.
+        depth_sd: prior of the shift along the beam [mm], for a single film.
     """
 
     global_search: bool = False
@@ -150,10 +150,8 @@ def register(
         told: called with the fraction done; whatever it raises ends the search.
 
     Errors:
-        ConfigError: no film, or a film of a view that is given twice. FilmError: unusable film. VolumeError: no body.
+        ConfigError: no film, or two frontal or two lateral ones. FilmError: unusable film. VolumeError: no body.
     """
-    if not films:
-        raise ConfigError("register.no-film", "There is no film to register to.", "Give a frontal film.")
     return Registrar(ct).register(films, start or RigidPose(), options or RegisterOptions(), told or (lambda _: None))
 
 
@@ -180,6 +178,15 @@ class Registrar:
     @torch.inference_mode()
     def register(self, films: Sequence[Film], start: RigidPose, options: RegisterOptions, told: Told) -> Registration:
         """See `register`."""
+        if not films:
+            raise ConfigError("register.no-film", "There is no film to register to.", "Give a frontal film.")
+        directions = [film.geometry.view.is_frontal for film in films]
+        if len(set(directions)) < len(directions):
+            raise ConfigError(
+                "register.same-view",
+                "Two films are of one direction.",
+                "Give one frontal film, or a frontal and a lateral one.",
+            )
         problem = _Problem(self, films, start, options, told)
         starts = [problem.start]
         if options.global_search:
@@ -231,9 +238,9 @@ class _Problem:
         self.units = np.concatenate([POSE_UNITS, np.full(extra, 0.01)])
         self.steps = np.concatenate([POSE_STEPS, np.full(extra, 0.01)])
         self.start = np.array([*start.rotation, *start.translation, *[0.0] * extra])
-        precision = np.array([1 / options.rotation_sd] * 3 + [0.0, 1 / options.depth_sd, 0.0])
-        if len(films) > 1:
-            precision[4] = 0.0  # the second film sees what is depth to the first
+        precision = np.array([1 / options.rotation_sd] * 3 + [0.0] * 3)
+        if len(films) == 1:  # a second film sees what is depth to the first
+            precision[3 + int(np.argmax(np.abs(films[0].geometry.view.beam)))] = 1 / options.depth_sd
         self.precision = np.concatenate([precision, [1 / sd for *_, sd in self.unknown]]) * self.units
         self.targets = [[_target(film, pixels) for film in films] for pixels in LEVELS]
 
@@ -343,7 +350,7 @@ class _Problem:
         energy = correlated(target.mask[None, None].float(), drrs.square().sum(1, keepdim=True))
         fit = correlated(target.feature.view(1, 3, n, n), drrs) / energy.clamp_min(1e-2).sqrt()
         mm = target.geometry.pitch_mm / target.geometry.magnification  # of patient per pixel
-        reach = round(SEARCH_REACH_MM / mm)
+        reach = min(max(1, round(SEARCH_REACH_MM / mm)), n - 1)
         fit = torch.roll(fit, (reach, reach), (1, 2))[:, : 2 * reach + 1, : 2 * reach + 1]
         peaks = torch.where(fit == F.max_pool2d(fit[:, None], 5, 1, 2)[:, 0], fit, torch.tensor(-1.0))
         view = target.geometry.view
@@ -369,7 +376,7 @@ class _Problem:
         covariance = np.linalg.inv(information + np.diag(self.precision**2) + 1e-9 * np.eye(len(theta)))
         covariance = covariance * self.units[:, None] * self.units
         sd = np.sqrt(np.diag(covariance))
-        reasons = tuple(self.doubts(theta, sd, before, after, rivals))
+        reasons = tuple(self.doubts(theta, sd, after, rivals))
         failed = float(np.mean(after)) < FAILED_BELOW
         return Registration(
             self.pose(theta),
@@ -393,15 +400,12 @@ class _Problem:
         self,
         theta: np.ndarray,
         sd: np.ndarray,
-        before: Sequence[float],
         after: Sequence[float],
         rivals: Sequence[np.ndarray],
     ) -> Iterator[str]:
         """Reasons why the result may be wrong; a high similarity alone is no proof."""
         if np.mean(after) < DOUBTFUL_BELOW:
             yield f"film and DRR agree poorly (similarity {np.mean(after):.2f})"
-        if np.mean(after) <= np.mean(before):
-            yield "the films agree no better than at the start"
         limits = np.concatenate([SURE_WITHIN, np.full(len(theta) - 6, 0.03)])
         for name, value, limit in zip(self.names, sd, limits, strict=True):
             if value > limit:
