@@ -42,7 +42,7 @@ def prepare_ct(volume: CTVolume) -> CTVolume:
             f"Use a CT of at least {SHORTEST_MM:.0f} mm; a chest has about 300.",
         )
     body, unseen = _coarse_body_mask(scanned, spacing), _unseen_columns(scanned)
-    rows, columns = (_span(body.any(axes)) for axes in ((0, 2), (0, 1)))
+    rows, columns = (_span(np.asarray(body.any(axes))) for axes in ((0, 2), (0, 1)))
     scanned, body, unseen = scanned[:, rows, columns], body[:, rows, columns], unseen[rows, columns]
     x, y = np.ceil(FADE_MM / spacing[:2]).astype(int)
     z = max(0, int(np.ceil((LENGTH_MM / spacing[2] - len(scanned)) / 2)))

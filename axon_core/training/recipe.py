@@ -1,9 +1,9 @@
 """How the bundled weights were made, as commands that make them again.
 
     alias recipe='python -m axon_core.training.recipe'
-    recipe pairs --ct CT... --out pairs --count 2500 --phantoms 0.25
+    recipe pairs --ct CT... --out pairs --count 3000 --seed 2000000 --phantoms 0.2
     recipe pairs --ct CT... --out pairs128 --count 250 --size 128 --seed 1000000 --phantoms 0.15
-    recipe train endpoint --pairs pairs --run run --steps 5400 --lr 6e-4 --ema 0.998
+    recipe train endpoint --pairs pairs --run run --steps 8000 --lr 6e-4 --ema 0.998
     recipe train coarse   --pairs pairs --run run --steps 600 --lr 8e-4 --ema 0.99
     recipe train prior    --pairs pairs --run run --steps 600 --lr 8e-4 --ema 0.99
     recipe train control  --pairs pairs --run run --steps 300 --lr 6e-4 --ema 0.99
