@@ -447,8 +447,8 @@ def drr(
         DrrLook, typer.Option(help="clinic: X-ray physics and a film's look. linear: line integrals of one energy.")
     ] = DrrLook.clinic,
     size: Annotated[int, typer.Option(min=16, max=4096, help="Pixels along each edge.")] = 1024,
-    sdd: Annotated[float, typer.Option(help="Source to detector [mm].")] = 1800.0,
-    detector: Annotated[float, typer.Option(help="Edge of the detector [mm].")] = 430.0,
+    sdd: Annotated[float, typer.Option(help="Source to detector, in mm.")] = 1800.0,
+    detector: Annotated[float, typer.Option(help="Edge of the detector, in mm.")] = 430.0,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the noise of the clinic preset.")] = 0,
     force: Force = False,
     json_: Json = False,
@@ -531,7 +531,7 @@ def register(
     pixel_size: Annotated[
         float | None, typer.Option(help="Millimetres at the detector, of both films, whatever their files say.")
     ] = None,
-    sdd: Annotated[float | None, typer.Option(help="Source to detector [mm], whatever the files say.")] = None,
+    sdd: Annotated[float | None, typer.Option(help="Source to detector, in mm, whatever the files say.")] = None,
     start: Annotated[str | None, typer.Option(help="Where to begin: as --pose of `axon drr`.")] = None,
     search: Annotated[bool, typer.Option("--search/--no-search", help="Look beyond the start's neighbourhood.")] = True,
     force: Force = False,

@@ -57,15 +57,15 @@ class Projector:
         slabs = _averaged(volume, 3 - depth, slab, self.compute).permute(3 - depth, 3 - u, 3 - v, 0)
         if not bool(torch.isfinite(slabs.detach().sum())):
             raise VolumeError("drr.not-finite", "The volume holds values that are not finite.", "Repair the file.")
-        self.axes = (depth, u, v)
+        planes = torch.arange(len(slabs), dtype=torch.float64) * slab + (slab - 1) / 2  # depth index of each slab
+        if not volume.requires_grad:  # the empty slabs in front and behind need not be gone through
+            occupied = slabs.abs().amax((1, 2, 3)).nonzero().flatten().tolist() or [0]
+            used = slice(occupied[0], occupied[-1] + 1)
+            slabs, planes = slabs[used], planes[used]
+        self.axes, self.slab, self.planes, self.middle = (depth, u, v), slab, planes, float(planes.mean())
         self.n_slabs, self.n_u, self.n_v, self.channels = slabs.shape
         self.table = slabs.reshape(self.n_slabs, self.n_u, self.n_v * self.channels).to(table or self.compute)
         self.table = self.table.contiguous()
-        self.slab = slab
-        self.planes = torch.arange(self.n_slabs, dtype=torch.float64) * slab + (slab - 1) / 2  # depth index of a slab
-        self.middle = float(self.planes.mean())
-        occupied = torch.nonzero(self.table.detach().abs().amax((1, 2)).cpu()).flatten().tolist() or [0, -1]
-        self.ends = [occupied[0], occupied[-1]]  # the outermost slabs that hold anything
 
     def __call__(self, geometry: XrayGeometry, pose: RigidPose | torch.Tensor | None = None) -> torch.Tensor:
         """Integrals along every ray from source to pixel centre.
@@ -103,11 +103,10 @@ class Projector:
         _, u, v = self.axes
         source_u, source_v = rays.source[u], rays.source[v]
         scale = (self.planes - rays.source[self.axes[0]]) / (self.middle - rays.source[self.axes[0]])  # magnification
-        if bool((scale[self.ends] < NEAREST).any()):
+        if bool((scale < NEAREST).any()):
             raise ConfigError("drr.beam", "The source stands inside the patient.", "Move it away: raise the SDD.")
-        grid_u = _plane_grid(rays.bounds[0], rays.pitch[0], source_u, self.n_u, scale[self.ends])
-        grid_v = _plane_grid(rays.bounds[1], rays.pitch[1], source_v, self.n_v, scale[self.ends])
-        scale = scale.clamp_min(NEAREST)  # empty slabs beside and behind the source
+        grid_u = _plane_grid(rays.bounds[0], rays.pitch[0], source_u, self.n_u, scale[[0, -1]])
+        grid_v = _plane_grid(rays.bounds[1], rays.pitch[1], source_v, self.n_v, scale[[0, -1]])
         row_u, weight_u = self._taps(grid_u, source_u, scale, self.n_u)
         row_v, weight_v = self._taps(grid_v, source_v, scale, self.n_v)
         n, m, channels = len(grid_u), len(grid_v), self.channels
