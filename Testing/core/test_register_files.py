@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +132,14 @@ def test_dicom_films_come_back(tmp_path: Path, view: XrayView) -> None:
     header = pydicom.dcmread(tmp_path / "film.dcm")
     assert header.SeriesDescription == SYNTHETIC_NOTICE and list(header.ImageType) == ["DERIVED", "SECONDARY"]
     assert not header.PatientName and not header.PatientID
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not installed")
+@pytest.mark.parametrize("name", ["pa.dcm", "lat.dcm"])
+def test_dciodvfy_finds_no_errors(files: Path, name: str) -> None:
+    told = subprocess.run(["dciodvfy", str(files / name)], capture_output=True, text=True, check=False)
+    assert "DXImageForPresentation" in told.stderr + told.stdout
+    assert not [line for line in (told.stderr + told.stdout).splitlines() if line.startswith("Error")]
 
 
 def test_nifti_films_stand_in_the_room(tmp_path: Path) -> None:
