@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import resource
-import sys
 
 import numpy as np
 import pytest
@@ -116,8 +114,9 @@ def test_sizes_and_impossible_poses(live: LiveDRR):
     assert caught.value.code == "drr.beam"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
 def test_a_thousand_frames_take_no_more_memory_than_one(live: LiveDRR):
+    resource = pytest.importorskip("resource")  # not on Windows
+
     def frames(count: int) -> None:
         for k in range(count):
             live.render(RigidPose((0.0001 * k, 0.0, 0.0)), 48)
