@@ -1,6 +1,7 @@
 """What becomes of a logarithmic film: window, detail, tone, collimation and lead letter."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,3 +90,26 @@ def test_collimation_is_dark_and_the_letter_bright():
 
 def test_letter_beyond_the_edge_is_cut():
     assert float(Marker("R", row=0.9, column=0.95, height=0.3, brightness=0.5).mask(torch.Size((64, 64))).max()) == 0.5
+
+
+def test_gamma_darkens_the_middle_and_blur_softens_edges():
+    plain = Look(detail=(0, 0, 0))
+    between = [float(replace(plain, gamma=gamma).apply(chest())[20, 32]) for gamma in (0.6, 1.0, 1.8)]
+    assert between == sorted(between, reverse=True) and between[0] > between[2] + 0.2
+    steps = [float(replace(plain, blur=sigma).apply(chest()).diff().abs().max()) for sigma in (0.0, 1.5)]
+    assert steps[1] < 0.6 * steps[0]
+
+
+def test_noise_has_its_strength_and_its_seed():
+    plain = Look(detail=(0, 0, 0))
+    still, first, again, other = (
+        replace(plain, noise=noise, seed=seed).apply(chest())
+        for noise, seed in ((0.0, 1), (0.02, 1), (0.02, 1), (0.02, 2))
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert float((first - still)[26:38, 26:38].std()) > 0.005
+
+
+def test_a_marker_may_stand_over_the_edge():
+    mask = Marker("L", -0.02, 0.95, 0.3).mask(torch.Size((64, 64)))
+    assert mask.shape == (64, 64) and 0 < float(mask.sum()) < float(Marker("L", 0.3, 0.3, 0.3).mask(mask.shape).sum())

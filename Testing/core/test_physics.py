@@ -357,3 +357,14 @@ def test_unknown_materials_and_missing_channels_are_refused():
         mass_attenuation("unobtainium", 60.0)
     with pytest.raises(ConfigError):
         expose(slab(1.0), GEOMETRY, IDEAL, ("soft",))
+
+
+def test_electronic_noise_adds_its_own_variance():
+    """Counts of variance n, and of the electronics sd^2, in quanta."""
+    many, sd = 400.0, 15.0
+    films = [
+        expose(slab(0.0), GEOMETRY, dataclasses.replace(QUIET, quanta=many, electronic=electronic))
+        for electronic in (0.0, sd)
+    ]
+    counts = [float((film * many).var()) for film in films]
+    assert counts[1] - counts[0] == pytest.approx(sd**2, rel=0.15)
