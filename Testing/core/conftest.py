@@ -36,3 +36,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     card = ModelCard(title="untrained", licence="none", data="none", stages=tuple(PARTS), default_stages=tuple(PARTS))
     AxonModel.from_preset("tiny").save_pretrained(folder, card)
     return folder
+
+
+@pytest.fixture
+def plain_convolutions():
+    """Without oneDNN, with whose kernels the last bit may differ between two calls."""
+    import torch
+
+    with torch.backends.mkldnn.flags(enabled=False):
+        yield

@@ -8,6 +8,8 @@ import torch
 
 from axon_core.drr.appearance import Look, Marker, clinic_look, random_look, stretch, with_detail, with_scatter
 
+pytestmark = pytest.mark.usefixtures("plain_convolutions")
+
 
 def chest() -> torch.Tensor:
     """(64, 64) line integrals: open field, a body, something dense inside it."""
@@ -33,12 +35,12 @@ def test_random_looks_keep_bone_bright_stay_in_range_and_replay(seed):
     assert float(film.min()) >= -1 and float(film.max()) <= 1
     assert float(film[28:36, 28:36].mean()) > float(film[18:22, 18:46].mean())
     again = Look(**json.loads(json.dumps(look.to_dict())))
-    assert again == look and torch.equal(again.apply(chest()), film)
+    assert again == look and torch.allclose(again.apply(chest()), film, atol=1e-5)
 
 
 def test_clinic_look_is_the_default_and_deterministic():
     film = clinic_look(chest())
-    assert torch.equal(film, Look().apply(chest()))
+    assert torch.allclose(film, Look().apply(chest()), atol=1e-5)
     assert float(film[32, 32]) > float(film[20, 20]) > float(film[4, 4])
 
 
@@ -106,7 +108,7 @@ def test_noise_has_its_strength_and_its_seed():
         replace(plain, noise=noise, seed=seed).apply(chest())
         for noise, seed in ((0.0, 1), (0.02, 1), (0.02, 1), (0.02, 2))
     )
-    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.allclose(first, again, atol=1e-5) and not torch.allclose(first, other, atol=1e-3)
     assert float((first - still)[26:38, 26:38].std()) > 0.005
 
 

@@ -20,6 +20,8 @@ from axon_core.intensity import WIDE
 
 AIR, LUNG, TISSUE, LEAD = -1000.0, -850.0, 40.0, 3000.0
 
+pytestmark = pytest.mark.usefixtures("plain_convolutions")
+
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

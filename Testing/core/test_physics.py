@@ -39,6 +39,8 @@ from axon_core.geometry import XrayGeometry, XrayView
 GEOMETRY = XrayGeometry(XrayView.PA, 64)
 QUIET = dataclasses.replace(IDEAL, kvp=120.0, csi_mm=0.5)  # a spectrum and nothing else
 
+pytestmark = pytest.mark.usefixtures("plain_convolutions")
+
 
 def slab(soft: float, bone: float = 0.0, pixels: int = 64) -> torch.Tensor:
     """(2, n, n) areal densities [g/cm2] of a homogeneous slab."""
