@@ -30,7 +30,7 @@ def atomic_file(path: str | os.PathLike[str], overwrite: bool = False) -> Iterat
     with _told_in_one_line(target):
         if target.is_dir():
             raise OutputError("output.is-folder", f"{target.name} is a folder.", "Give the name of a file.")
-        refuse_existing(target, overwrite)
+        _refuse_existing(target, overwrite)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
@@ -55,7 +55,7 @@ def atomic_folder(path: str | os.PathLike[str], overwrite: bool = False, ending:
     with _told_in_one_line(target):
         if target.is_dir() and not any(target.iterdir()):
             overwrite = True
-        refuse_existing(target, overwrite)
+        _refuse_existing(target, overwrite)
         if target.exists() and not _holds_only(target, ending):
             raise OutputError(
                 "output.foreign-folder",
@@ -81,7 +81,7 @@ def _temporary(target: Path, kind: str = "new") -> Path:
     return target.parent / f".partial-{kind}-{os.getpid()}-{target.name[-120:]}"
 
 
-def refuse_existing(target: Path, overwrite: bool) -> None:
+def _refuse_existing(target: Path, overwrite: bool) -> None:
     if target.exists() and not overwrite:
         raise OutputError(
             "output.exists", f"{target.name} exists already.", "Choose another name or allow overwriting."
