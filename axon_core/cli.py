@@ -21,6 +21,7 @@ from axon_core.errors import AxonError, Cancelled, ConfigError, OutputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from axon_core.film_choice import FilmChoice
     from axon_core.geometry import RigidPose
     from axon_core.job import ReconstructJob, Result
     from axon_core.pipeline import Progress as PipelineProgress
@@ -63,6 +64,11 @@ class Format(str, Enum):
     nifti = "nii.gz"
     mha = "mha"
     dicom = "dicom"
+
+
+Mirrored = Annotated[
+    bool, typer.Option("--mirrored", help="The frontal film shows the patient's left on its left: flip it.")
+]
 
 
 class Frontal(str, Enum):
@@ -155,6 +161,7 @@ def reconstruct(
     pixel_size: Annotated[
         float | None, typer.Option(help="Millimetres at the detector, of both films, whatever their files say.")
     ] = None,
+    mirrored: Mirrored = False,
     align: Annotated[
         bool, typer.Option("--align", help="Turn, scale and shift a single frontal film that lies far off.")
     ] = False,
@@ -164,24 +171,23 @@ def reconstruct(
     debug: Debug = False,
 ) -> None:
     """Make a CT volume from a film, with a report (HTML and PNG) and its provenance."""
+    from axon_core.config import parse_seeds
     from axon_core.job import ReconstructJob
 
+    front, side = film_choices(frontal, lateral, view, pixel_size, mirrored, invert)
     job = ReconstructJob(
-        frontal=str(frontal),
+        frontal=front,
         output=str(output),
-        lateral=None if lateral is None else str(lateral),
+        lateral=side,
         model=model,
         preset=preset,
         seeds=parse_seeds(seeds),
         device=device,
-        view=None if view is None else view.value,
-        invert=invert,
-        pixel_size_mm=pixel_size,
         align=align,
         format=format.value,
         overwrite=force,
     )
-    _tell(_run(job, quiet=json_), job, as_json=json_)
+    _tell(_run(job, quiet=json_), as_json=json_)
 
 
 @app.command(epilog=_examples("axon demo", "axon demo -o here --preset quality --force"))
@@ -195,32 +201,34 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Reconstruct the bundled film with the bundled model."""
+    from axon_core.config import parse_seeds
+    from axon_core.film_choice import FilmChoice
     from axon_core.job import ReconstructJob
     from axon_core.resources import demo_film
 
-    job = ReconstructJob(
-        str(demo_film()), str(output), preset=preset, seeds=parse_seeds(seeds), view="PA", overwrite=force
-    )
-    _tell(_run(job, quiet=json_), job, as_json=json_)
+    film = FilmChoice(str(demo_film()), view="PA")
+    job = ReconstructJob(film, str(output), preset=preset, seeds=parse_seeds(seeds), overwrite=force)
+    _tell(_run(job, quiet=json_), as_json=json_)
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """A count or a list: "3" -> (0, 1, 2), "0,7,42" -> (0, 7, 42), "5," -> (5,)."""
-    try:
-        if "," in text:
-            return tuple(int(part) for part in text.split(",") if part.strip())
-        if 1 <= int(text) <= 1000:
-            return tuple(range(int(text)))
-    except ValueError:
-        pass
-    raise ConfigError("cli.seeds", f"--seeds {text!r} is neither a count nor a list.", "Give 3, or 0,7,42.")
+def film_choices(
+    frontal: Path,
+    lateral: Path | None,
+    view: Frontal | None,
+    pixel_size: float | None,
+    mirrored: bool,
+    invert: bool | None = None,
+) -> tuple[FilmChoice, FilmChoice | None]:
+    """The frontal and the lateral film, from the options' words on one or both."""
+    from axon_core.film_choice import FilmChoice
+
+    front = FilmChoice(str(frontal), None if view is None else view.value, invert, pixel_size, mirrored)
+    return front, None if lateral is None else FilmChoice(str(lateral), None, invert, pixel_size)
 
 
 def _run(job: ReconstructJob, quiet: bool) -> Result:
     """Do the job under a progress bar on standard error."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    from axon_core.job import Staging, run
 
     columns = (
         TextColumn("{task.description:<18}"),
@@ -236,12 +244,12 @@ def _run(job: ReconstructJob, quiet: bool) -> Result:
             eta = "" if progress.eta_s is None else f"about {max(progress.eta_s, 0):.0f} s left"
             bar.update(task, description=progress.stage, completed=progress.fraction, eta=eta)
 
-        return run(job, Staging(Path(job.output), job.overwrite), show)
+        return job.run(job.staging(), show)
 
 
-def _tell(result: Result, job: ReconstructJob, as_json: bool) -> None:
+def _tell(result: Result, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"output": job.output, **result.to_dict()}))
+        print(json.dumps(result.to_dict()))
         return
     from rich.markup import escape
 
@@ -531,6 +539,7 @@ def register(
     pixel_size: Annotated[
         float | None, typer.Option(help="Millimetres at the detector, of both films, whatever their files say.")
     ] = None,
+    mirrored: Mirrored = False,
     sdd: Annotated[float | None, typer.Option(help="Source to detector, in mm, whatever the files say.")] = None,
     start: Annotated[str | None, typer.Option(help="Where to begin: as --pose of `axon drr`.")] = None,
     search: Annotated[bool, typer.Option("--search/--no-search", help="Look beyond the start's neighbourhood.")] = True,
@@ -542,7 +551,6 @@ def register(
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     from axon_core.files import atomic_file
-    from axon_core.geometry import XrayView
     from axon_core.registration.files import register_files
     from axon_core.registration.overlay import draw_overlay
 
@@ -559,10 +567,7 @@ def register(
         task = bar.add_task("registering", total=1.0)
         result = register_files(
             ct,
-            frontal,
-            lateral,
-            view=None if view is None else XrayView(view.value),
-            pixel_size_mm=pixel_size,
+            *film_choices(frontal, lateral, view, pixel_size, mirrored),
             sdd_mm=sdd,
             start=begin,
             global_search=search,
@@ -651,14 +656,9 @@ def _check_packages() -> str:
 
 
 def _check_devices() -> str:
-    import torch
+    from axon_core.devices import devices
 
-    devices = ["cpu"]
-    if torch.cuda.is_available():
-        devices += [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
-        devices.append("mps")
-    return f"{', '.join(devices)}; {torch.get_num_threads()} threads"
+    return "; ".join(f"{device.name}: {device.text}" for device in devices() if device.available)
 
 
 def _check_weights() -> str:

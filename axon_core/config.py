@@ -182,3 +182,15 @@ def load_preset(name: str) -> ModelConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError("config.toml", f"{path.name} is not valid TOML: {error}.", "Correct the file.") from error
     return from_dict(ModelConfig, values, path.name)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """A count or a list: "3" -> (0, 1, 2), "0,7,42" -> (0, 7, 42), "5," -> (5,)."""
+    try:
+        if "," in text:
+            return tuple(int(part) for part in text.split(",") if part.strip())
+        if 1 <= int(text) <= 1000:
+            return tuple(range(int(text)))
+    except ValueError:
+        pass
+    raise ConfigError("config.seeds", f"Seeds {text!r} are neither a count nor a list.", "Give 3, or 0,7,42.")

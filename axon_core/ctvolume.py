@@ -7,8 +7,10 @@ networks stays marked as synthetic through every format.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +29,7 @@ from axon_core.volume_readers import LOWEST_HU, MAX_VOXELS, RawVolume, check_sha
 AIR_HU = -1000.0
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 
+NIFTI_HEADER_BYTES = 352
 FWHM_PER_SIGMA = 2.3548  # of a Gaussian
 
 _PERPENDICULAR = 1e-3  # largest cosine between two axes that still counts as a right angle
@@ -162,7 +165,8 @@ class CTVolume:
             raise OutputError(
                 "output.format", f"Unknown volume format: {path.name}.", f"Use one of {', '.join(SUFFIXES)}."
             )
-        image = sitk.GetImageFromArray(_compact(self.hu))
+        stored = _compact(self.hu)
+        image = sitk.GetImageFromArray(stored)
         self._place(image)
         record = self._record(provenance)
         if record is not None and suffix in (".nrrd", ".mha"):
@@ -173,9 +177,9 @@ class CTVolume:
             try:
                 sitk.WriteImage(image, str(temporary), suffix != ".nii", compressionLevel=3)
             except RuntimeError as error:
-                raise OutputError(
-                    "output.cannot-write", f"{path.name} cannot be written.", "Check the free space on the disk."
-                ) from error
+                raise _disk_refused(path) from error
+            if suffix in (".nii", ".nii.gz") and not _is_whole(temporary, stored.nbytes):
+                raise _disk_refused(path)
         return path
 
     def save_dicom(
@@ -360,6 +364,22 @@ def _interpolated(hu: np.ndarray, affine: np.ndarray, target: np.ndarray, shape_
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _disk_refused(path: Path) -> OutputError:
+    return OutputError("output.cannot-write", f"{path.name} cannot be written.", "Check the free space on the disk.")
+
+
+def _is_whole(nifti: Path, voxel_bytes: int) -> bool:
+    """Whether header and voxels have all arrived: SimpleITK does not tell when the disk is full."""
+    length, opened = 0, gzip.open if nifti.suffix == ".gz" else open
+    try:
+        with opened(nifti, "rb") as stream:
+            while block := stream.read(1 << 20):
+                length += len(block)
+    except (EOFError, OSError, zlib.error):
+        return False
+    return length >= NIFTI_HEADER_BYTES + voxel_bytes
 
 
 def _compact(hu: np.ndarray) -> np.ndarray:

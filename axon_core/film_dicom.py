@@ -184,7 +184,8 @@ def _check_pixels(name: str, dataset: Any) -> None:
         raise FilmError(
             "film.no-decoder",
             f"{name} is compressed, and no decoder for it is installed.",
-            "Install pylibjpeg with its libjpeg and openjpeg plugins and pyjpegls, or export the film uncompressed.",
+            "Install the Python packages pylibjpeg, pylibjpeg-libjpeg, pylibjpeg-openjpeg and pyjpegls (in 3D Slicer "
+            "by slicer.util.pip_install), or export the film uncompressed.",
         )
     if syntax.is_compressed:
         _check_codestream(name, dataset, (rows, columns, samples))

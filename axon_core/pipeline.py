@@ -16,6 +16,7 @@ import torch
 
 from axon_core import SYNTHETIC_NOTICE, __version__
 from axon_core.ctvolume import CTVolume
+from axon_core.devices import resolve_device
 from axon_core.diffusion import bridge, gaussian
 from axon_core.diffusion.sampling import SeededNoise, Step, sample_bridge, sample_ddim
 from axon_core.drr.appearance import clinic_look
@@ -217,20 +218,6 @@ def _of(values: dict[str, Any], stages: dict[str, CTVolume]) -> dict[str, Any]:
     return {stage: value for stage, value in values.items() if stage in stages}
 
 
-def resolve_device(device: str) -> str:
-    """ "auto" -> the best device here; DeviceError if the one asked for is missing."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if available[name])
-    if not available.get(device, False):
-        raise DeviceError(
-            "device.missing",
-            f"There is no device {device!r} here.",
-            f"Use one of {', '.join(k for k, v in available.items() if v)}.",
-        )
-    return device
-
-
 def reproject(volume: CTVolume, view: XrayView, pixels: int) -> np.ndarray:
     """The film that a volume around the isocentre would cast, in the plain look; (pixels, pixels) in [-1, 1]."""
     slab = max(1, volume.hu.shape[0] // 64)
@@ -272,6 +259,26 @@ def _ncc(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
     return float((x * y).sum()) / norm if norm > 0 else 0.0
 
 
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 where the hardware multiplies it fast."""
+    return torch.autocast(device.type, torch.bfloat16) if bfloat16_pays(device) else nullcontext()
+
+
+def evaluations(model: AxonModel, quality: Quality, seeds: int) -> dict[str, int]:
+    """How often each stage's networks will be evaluated, 0 for a stage that will not run."""
+    wanted = model.card.stages if quality.everything else model.card.default_stages
+    allowed = set() if quality.first_only else {stage for stage in wanted if model.has(stage)}
+    steps = {
+        COARSE: len(bridge.times(quality.bridge_steps, quality.rho)),
+        FINE: len(gaussian.times(quality.fine_steps, quality.fine_start)),
+    }
+    return {
+        ENDPOINT: 1,
+        **{stage: seeds * count if stage in allowed else 0 for stage, count in steps.items()},
+        SUPER: int(SUPER in allowed),
+    }
+
+
 class _Run:
     """One reconstruction at work: which stages, how far, how long."""
 
@@ -279,22 +286,13 @@ class _Run:
 
     def __init__(self, model: AxonModel, quality: Quality, seeds: Sequence[int], callback: Callback | None) -> None:
         self.model, self.quality, self.callback = model, quality, callback
-        wanted = model.card.stages if quality.everything else model.card.default_stages
-        allowed = set() if quality.first_only else {stage for stage in wanted if model.has(stage)}
-        self.use_coarse, self.use_fine, self.use_sr = (
-            name in allowed for name in ("coarse", "fine", "super-resolution")
-        )
+        counts = evaluations(model, quality, len(seeds))
+        self.use_coarse, self.use_fine, self.use_sr = (counts[stage] > 0 for stage in (COARSE, FINE, SUPER))
         self.stochastic = self.use_coarse or self.use_fine
         self.seeds = list(seeds) if self.stochastic else [0]
         self.times = bridge.times(quality.bridge_steps, quality.rho)
         self.fine_times = gaussian.times(quality.fine_steps, quality.fine_start)
-        evaluations = {
-            ENDPOINT: 1,
-            COARSE: self.use_coarse * len(self.seeds) * len(self.times),
-            FINE: self.use_fine * len(self.seeds) * len(self.fine_times),
-            SUPER: int(self.use_sr),
-        }
-        self.total = sum(count * self.COSTS[stage] for stage, count in evaluations.items())
+        self.total = sum(count * self.COSTS[stage] for stage, count in counts.items())
         self.spent = 0.0
         self.started = time.perf_counter()
         self.timings: dict[str, float] = {}
@@ -323,7 +321,8 @@ class _Run:
 
     def stages(self, films: dict[str, StandardFilm]) -> tuple[dict[str, CTVolume], CTVolume | None]:
         """Run every stage: the volume after each, and the spread over the seeds."""
-        with torch.no_grad(), self.autocast():  # not inference_mode: networks first used here can still be trained
+        # not inference_mode: networks first used here can still be trained
+        with torch.no_grad(), autocast(self.model.device):
             self.report("films", None)
             y = self.endpoint(films)
             volumes = {ENDPOINT: y}
@@ -348,10 +347,6 @@ class _Run:
             hu = (std[0, 0].float().cpu() * 0.5 * (window.high - window.low)).numpy()
             spread = CTVolume.from_grid(hu, self.model.config.grid)
         return {stage: self.volume(volume) for stage, volume in volumes.items()}, spread
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """bfloat16 where the hardware multiplies it fast."""
-        return torch.autocast(self.model.device.type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
 
     def endpoint(self, films: dict[str, StandardFilm]) -> torch.Tensor:
         """F(x)."""

@@ -42,6 +42,7 @@ class Radiograph:
             Nothing in it identifies a patient, unless the file's own name does.
         warnings: what a user should know.
         orientation: DICOM Patient Orientation (0020,0020), where columns and rows go, one letter each; None = unknown.
+        mirrored: the patient's left (of a lateral film: the front) is on the image's left, whatever `orientation` says.
     """
 
     pixels: np.ndarray
@@ -51,6 +52,7 @@ class Radiograph:
     source: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     orientation: tuple[str, str] | None = None
+    mirrored: bool = False
 
     def __post_init__(self) -> None:
         pixels = np.asarray(self.pixels, dtype=np.float32)
@@ -66,6 +68,7 @@ class Radiograph:
         view: XrayView | str | None = None,
         invert: bool | None = None,
         spacing_mm: tuple[float, float] | None = None,
+        mirrored: bool = False,
     ) -> Radiograph:
         """Read a film: DICOM, PNG, JPEG, TIFF, or 2D NIfTI, NRRD, MHA. The content decides, not the file's extension.
 
@@ -75,6 +78,7 @@ class Radiograph:
             invert: True exchanges bright and dark of the stored values, False keeps them; None decides by the DICOM
                 tags or, without them, by what the image looks like.
             spacing_mm: (row, column) at the detector, overrides what the file says.
+            mirrored: see the attribute.
 
         Raises:
             FilmError: missing, damaged, not a film, constant, too small or too large.
@@ -104,6 +108,7 @@ class Radiograph:
             source={**facts, "inverted": inverted, "polarity_from": polarity_from},
             warnings=tuple(warnings),
             orientation=raw.orientation,
+            mirrored=mirrored,
         )
 
 
@@ -154,7 +159,7 @@ def standardise(film: Radiograph, size: int = 256, detector_mm: float = 430.0) -
     if view is None:
         view = XrayView.PA
         warnings.append("The view is unknown: taken as PA.")
-    steps = _upright(film.orientation, view, warnings)
+    steps = _upright(film, view, warnings)
     pixels = film.pixels
     for step in steps:
         pixels = _applied(pixels, step)
@@ -170,7 +175,8 @@ def standardise(film: Radiograph, size: int = 256, detector_mm: float = 430.0) -
     steps.append({"op": "range", "low": low, "high": high})
     spacing, scale_known = _scale(film, steps, pixels.shape, detector_mm, view, warnings)
     middle = [middle[0] - top, middle[1] - left] if scale_known else [0.5 * n for n in pixels.shape]
-    if not view.is_frontal and film.orientation is None and _faces_left(pixels, warnings):
+    known = film.mirrored or film.orientation is not None
+    if not view.is_frontal and not known and _faces_left(pixels, warnings):
         steps.append({"op": "flip", "axis": 1})
         middle[1] = pixels.shape[1] - middle[1]
     steps.append(_placement(pixels.shape, middle, spacing, size, detector_mm))
@@ -260,17 +266,19 @@ def _as_view(view: XrayView | str | None) -> XrayView | None:
         raise ConfigError("film.view", f"There is no view {view!r}.", f"Choose one of {names}.") from None
 
 
-def _upright(orientation: tuple[str, str] | None, view: XrayView, warnings: list[str]) -> list[Step]:
+def _upright(film: Radiograph, view: XrayView, warnings: list[str]) -> list[Step]:
     """The transpose and flips that bring columns to the patient's Left (lateral: Anterior) and rows to the Feet."""
-    target = "L" if view.is_frontal else "A"
-    if orientation is None:
+    target, opposite = "LR" if view.is_frontal else "AP"
+    if film.orientation is None and not film.mirrored:
         return []
-    columns, rows = orientation
+    columns, rows = film.orientation or (opposite, "F")
+    if film.mirrored:
+        columns, rows = (columns, opposite) if columns in "HF" else (opposite, rows)
     steps: list[Step] = []
     if columns in "HF":
         columns, rows = rows, columns
         steps.append({"op": "transpose"})
-    if columns not in {"L": "LR", "A": "AP"}[target]:
+    if columns not in (target, opposite):
         warnings.append("The film's orientation contradicts its view; it was left as it is.")
         return []
     if columns != target:

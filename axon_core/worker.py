@@ -1,13 +1,28 @@
 """The door for programs: one JSON job in, JSON lines out.
 
-``python -m axon_core.worker job.json`` (or ``-`` for standard input). The job's keys are those of `ReconstructJob`.
+``python -m axon_core.worker job.json`` (or ``-`` for standard input). The job's ``task`` says what to do, its other
+keys are the attributes of a class:
+
+- ``reconstruct`` (also without ``task``): `job.ReconstructJob`, films -> CT volume;
+- ``register``: `job_register.RegisterJob`, CT and films -> pose;
+- ``compare``: `job_compare.CompareJob`, reconstruction and true CT -> difference and metrics;
+- ``plan``: `job_plan.PlanJob`, how long reconstructions will take.
+
+A film is a file's name, or an object with the attributes of `film_choice.FilmChoice`. Unknown keys are errors.
+
 Every line of standard output is one JSON object, by its ``type``:
 
 - ``progress``: stage, fraction in [0, 1], eta_s (seconds or null);
 - ``preview``: stage, path of an .npz with ``hu`` (z, y, x) int16 and ``affine`` (4, 4), index (x, y, z, 1) -> LPS mm;
+  of ``reconstruct`` alone, if its ``previews`` is true;
 - ``warning``: text;
-- ``result``: output, files, ncc, timings, warnings. The last line of a job that went well;
+- ``result``: the last line of a job that went well. All have warnings, all but ``plan`` output; besides,
+  ``reconstruct``: files, ncc, timings (`job.Result`); ``register``: record (`RegisterResult.to_dict`);
+  ``compare``: files, metrics (`job_compare.Comparison`); ``plan``: device, reason, basis, seconds (`job_plan.Plan`);
 - ``error``: code, title, advice. The last line of any other job.
+
+``python -m axon_core.worker --selfcheck`` writes one line, of type ``result`` or, when there are problems, ``error``
+with the first problem's code, title and advice; besides, what `selfcheck.report` tells. It needs no library to work.
 
 SIGTERM or SIGINT cancels at once, even inside a long computation, and leaves nothing behind. Whatever libraries print
 goes to standard error. The exit status is 0, or the error's `exit_code`. On Windows, where SIGTERM ends a process
@@ -23,21 +38,44 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
-
-import numpy as np
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from axon_core.errors import AxonError, Cancelled, ConfigError
 from axon_core.files import atomic_file
-from axon_core.job import ReconstructJob, Staging, run
 
 if TYPE_CHECKING:
     from axon_core.pipeline import Progress
+    from axon_core.staging import Staging
 
+TASKS = {  # imported when asked for, because the self-check must run where libraries fail
+    "reconstruct": ("job", "ReconstructJob"),
+    "register": ("job_register", "RegisterJob"),
+    "compare": ("job_compare", "CompareJob"),
+    "plan": ("job_plan", "PlanJob"),
+}
 CANCEL_WITHIN_S = 1.0
 PREVIEW_PAUSE_S = 0.5  # between two previews of one stage
-_USAGE = "usage: python -m axon_core.worker JOB.json  (or - to read the job from standard input)"
+_USAGE = "usage: python -m axon_core.worker JOB.json  (or - to read the job from standard input, or --selfcheck)"
+
+
+class Outcome(Protocol):
+    """What a job has made."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values of the result line, ``warnings`` among them."""
+
+
+class Job(Protocol):
+    """What the classes of `TASKS` have in common."""
+
+    def staging(self) -> Staging:
+        """Where it writes."""
+
+    def run(self, staging: Any, callback: Callable[[Progress], None]) -> Outcome:
+        """Do it; AxonError for whatever a user can cause."""
 
 
 class Lines:
@@ -66,29 +104,32 @@ class Lines:
 class Watcher:
     """Turns the pipeline's progress into lines and preview files."""
 
-    def __init__(self, lines: Lines, staging: Staging, previews: bool) -> None:
-        self.lines, self.staging, self.previews = lines, staging, previews
+    def __init__(self, lines: Lines, previews: Callable[[], Path] | None) -> None:
+        """`previews` gives the folder for previews; None if there are to be none."""
+        self.lines, self.previews = lines, previews
         self.count, self.shown = 0, ("", 0.0)
 
     def __call__(self, progress: Progress) -> None:
         self.lines.emit("progress", stage=progress.stage, fraction=progress.fraction, eta_s=progress.eta_s)
-        if self.previews and progress.preview is not None and progress.grid is not None:
+        if self.previews is not None and progress.preview is not None and progress.grid is not None:
             stage, at = self.shown
             if stage != progress.stage or time.monotonic() - at > PREVIEW_PAUSE_S:
-                self._preview(progress)
+                self._preview(progress, self.previews())
                 self.shown = (progress.stage, time.monotonic())
 
-    def _preview(self, progress: Progress) -> None:
+    def _preview(self, progress: Progress, folder: Path) -> None:
+        import numpy as np
+
         assert progress.preview is not None and progress.grid is not None
         self.count += 1
-        path = self.staging.previews() / f"preview-{self.count:04d}.npz"
+        path = folder / f"preview-{self.count:04d}.npz"
         hu = np.clip(np.rint(progress.preview), -32768, 32767).astype(np.int16)
         with atomic_file(path, overwrite=True) as temporary, open(temporary, "wb") as stream:
             np.savez(stream, hu=hu, affine=progress.grid.affine)
         self.lines.emit("preview", stage=progress.stage, path=str(path))
 
 
-def read_job(source: str) -> ReconstructJob:
+def read_job(source: str) -> Job:
     """A job from a file or, for "-", from standard input; ConfigError if it is not one."""
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
@@ -98,25 +139,52 @@ def read_job(source: str) -> ReconstructJob:
     except (ValueError, RecursionError) as error:
         raise ConfigError("job.json", "The job is not valid JSON.", str(error)) from error
     if not isinstance(values, dict):
-        raise ConfigError("job.json", "The job is not a JSON object.", "Give an object with 'frontal' and 'output'.")
-    return ReconstructJob.from_dict(values)
+        raise ConfigError("job.json", "The job is not a JSON object.", "Give an object with 'task' and its keys.")
+    task = values.pop("task", "reconstruct")
+    if not isinstance(task, str) or task not in TASKS:
+        raise ConfigError("job.task", f"Unknown task {task!r}.", f"Use one of {', '.join(TASKS)}.")
+    module, name = TASKS[task]
+    return getattr(import_module(f"axon_core.{module}"), name).from_dict(values)
 
 
-def work(job: ReconstructJob, staging: Staging, lines: Lines) -> int:
+def told(error: BaseException) -> AxonError:
+    """Any failure as the error that is told to the user; what is not one of ours goes to the log."""
+    if isinstance(error, AxonError):
+        return error
+    traceback.print_exc()
+    if isinstance(error, ImportError):
+        name = (error.name or "").split(".")[0] or "a library"
+        return AxonError(
+            "package.missing", f"The Python package {name} cannot be imported.", "Install it, or install it again."
+        )
+    return AxonError("internal", f"Internal error: {type(error).__name__}.", "The log has the details.")
+
+
+def work(job: Job, staging: Any, lines: Lines) -> int:
     """Do one job and tell about it; returns the exit status."""
     lines.emit("progress", stage="starting", fraction=0.0, eta_s=None)  # signals are answered from here on
     try:
-        result = run(job, staging, Watcher(lines, staging, job.previews))
-    except AxonError as error:
-        lines.error(error)
-        return error.exit_code
+        made = job.run(staging, Watcher(lines, staging.previews if getattr(job, "previews", False) else None))
+        values = made.to_dict()
     except BaseException as error:
-        traceback.print_exc()
-        lines.error(AxonError("internal", f"Internal error: {type(error).__name__}.", "The log has the details."))
-        return AxonError.exit_code
-    for text in result.warnings:
+        failure = told(error)
+        lines.error(failure)
+        return failure.exit_code
+    for text in values["warnings"]:
         lines.emit("warning", text=text)
-    lines.emit("result", last=True, output=str(staging.output), **result.to_dict())
+    lines.emit("result", last=True, **values)
+    return 0
+
+
+def check_self(lines: Lines) -> int:
+    """Tell what this installation has; returns the exit status."""
+    from axon_core.selfcheck import report
+
+    found = report()
+    if found["problems"]:
+        lines.emit("error", last=True, **found["problems"][0], **found)
+        return AxonError.exit_code
+    lines.emit("result", last=True, **found)
     return 0
 
 
@@ -127,11 +195,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if len(arguments) != 1:
             raise ConfigError("job.usage", "One job is needed.", _USAGE)
+        if arguments[0] == "--selfcheck":
+            return check_self(lines)
         job = read_job(arguments[0])
-    except AxonError as error:
-        lines.error(error)
-        return error.exit_code
-    staging = Staging(Path(job.output), job.overwrite)
+        staging = job.staging()
+    except Exception as error:
+        failure = told(error)
+        lines.error(failure)
+        return failure.exit_code
 
     def cancel(*_: object) -> None:
         if staging.claim():

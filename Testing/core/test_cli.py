@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from axon_core import SYNTHETIC_NOTICE, cli
+from axon_core.config import parse_seeds
 from axon_core.ctvolume import CTVolume
 from axon_core.errors import ConfigError, DeviceError, FilmError, ModelError, OutputError, VolumeError
 from axon_core.job import FORMATS
@@ -86,13 +87,13 @@ def test_options_offer_what_the_job_knows() -> None:
     ("text", "seeds"), [("1", (0,)), ("3", (0, 1, 2)), ("0,7,42", (0, 7, 42)), ("5,", (5,)), ("4, 2", (4, 2))]
 )
 def test_seeds(text: str, seeds: tuple[int, ...]) -> None:
-    assert cli.parse_seeds(text) == seeds
+    assert parse_seeds(text) == seeds
 
 
 @pytest.mark.parametrize("text", ["", "0", "-2", "a", "1.5", "1,b"])
 def test_wrong_seeds(text: str) -> None:
     with pytest.raises(ConfigError):
-        cli.parse_seeds(text)
+        parse_seeds(text)
 
 
 # ---- errors
@@ -147,7 +148,7 @@ def test_reconstruct_writes_everything_once(film_png: Path, tiny_model: Path, tm
     done = axon(*basic, "--seeds", 2, "--pixel-size", 1.5, "--view", "AP", "--no-invert", "--format", "nii.gz")
     assert done.exit_code == 0, done.output
     assert SYNTHETIC_NOTICE in done.stdout
-    names = {"volume.nii.gz", "uncertainty.nii.gz", "report.html", "report.png", "provenance.json"}
+    names = {"volume.nii.gz", "uncertainty.nii.gz", "report.html", "report.png", "projections.png", "provenance.json"}
     assert {p.name for p in output.iterdir()} == names
     provenance = json.loads((output / "provenance.json").read_text(encoding="utf-8"))
     assert provenance["seeds"] == [0, 1] and provenance["preset"] == "fast" and set(provenance["ncc"]) == {"frontal"}
@@ -161,8 +162,20 @@ def test_reconstruct_writes_everything_once(film_png: Path, tiny_model: Path, tm
 
     replaced = axon(*basic, "--json", "--force", "--format", "dicom")
     told = json.loads(replaced.stdout)
-    assert replaced.exit_code == 0 and set(told["files"]) == {"volume", "report", "picture", "provenance"}
-    assert {p.name for p in output.iterdir()} == {"dicom", "report.html", "report.png", "provenance.json"}
+    assert replaced.exit_code == 0 and set(told["files"]) == {
+        "volume",
+        "report",
+        "picture",
+        "projections",
+        "provenance",
+    }
+    assert {p.name for p in output.iterdir()} == {
+        "dicom",
+        "report.html",
+        "report.png",
+        "projections.png",
+        "provenance.json",
+    }
     assert CTVolume.load(output / "dicom").hu.ndim == 3
     assert {p.name for p in tmp_path.iterdir()} == {"out"}
 

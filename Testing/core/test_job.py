@@ -9,9 +9,10 @@ import pydicom
 import pytest
 
 from axon_core.errors import FilmError
+from axon_core.film_choice import FilmChoice
 from axon_core.film_write import write_film
 from axon_core.geometry import XrayGeometry, XrayView
-from axon_core.job import ReconstructJob, Staging, run
+from axon_core.job import ReconstructJob
 from axon_core.radiograph import Radiograph
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -31,14 +32,13 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def job(films: Path, output: Path, model: Path, front: str, side: str) -> ReconstructJob:
-    return ReconstructJob(
-        str(films / front), str(output), str(films / side), str(model), "preview", device="cpu", format="dicom"
-    )
+    frontal, lateral = (FilmChoice(str(films / name)) for name in (front, side))
+    return ReconstructJob(frontal, str(output), lateral, str(model), "preview", device="cpu", format="dicom")
 
 
 def test_both_films_are_referenced_in_the_volume(films: Path, tmp_path: Path, tiny_model: Path) -> None:
     made = job(films, tmp_path / "out", tiny_model, "pa.dcm", "lat.dcm")
-    result = run(made, Staging(Path(made.output), False), lambda _: None)
+    result = made.run(made.staging(), lambda _: None)
     assert set(result.ncc) == {"frontal", "lateral"}
     ct = pydicom.dcmread(next((tmp_path / "out" / "dicom").glob("*.dcm")))
     named = {item.ReferencedSOPInstanceUID for item in ct.SourceImageSequence}
@@ -49,6 +49,6 @@ def test_both_films_are_referenced_in_the_volume(films: Path, tmp_path: Path, ti
 def test_films_in_the_wrong_place_are_refused(films, tmp_path, tiny_model, front, side) -> None:
     made = job(films, tmp_path / "out", tiny_model, front, side)
     with pytest.raises(FilmError) as caught:
-        run(made, Staging(Path(made.output), False), lambda _: None)
+        made.run(made.staging(), lambda _: None)
     assert caught.value.code == "film.view"
     assert not (tmp_path / "out").exists()

@@ -84,6 +84,22 @@ def test_ssim_properties(volumes: tuple[np.ndarray, np.ndarray]) -> None:
         assert ssim3d(1.0 - truth, truth, padding) < ssim3d(pred, truth, padding) < 1.0
 
 
+def test_ssim_inside_a_box_is_that_of_the_box(volumes: tuple[np.ndarray, np.ndarray]) -> None:
+    pred, truth = (volume.copy() for volume in volumes)
+    box = (slice(2, 16), slice(1, 17), slice(4, 18))
+    mask = np.zeros(pred.shape, bool)
+    mask[box] = True
+    expected = ssim3d(pred[box], truth[box])
+    truth[~mask] = 0.5  # what lies outside is not looked at
+    assert ssim3d(pred, truth, mask=mask) == pytest.approx(expected)
+    assert ssim3d(pred, truth, mask=np.ones(pred.shape)) == pytest.approx(ssim3d(pred, truth))
+    mask[6] = False
+    with pytest.raises(VolumeError):
+        ssim3d(pred, truth, mask=mask)
+    with pytest.raises(ConfigError):
+        ssim3d(pred, truth, "zero", np.ones(pred.shape))
+
+
 def test_numpy_and_torch_agree(volumes: tuple[np.ndarray, np.ndarray]) -> None:
     tensors = [torch.from_numpy(v).requires_grad_() for v in volumes]
     for metric in (mae, mse, psnr, ssim3d, edge_sharpness, ncc):

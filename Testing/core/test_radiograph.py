@@ -9,6 +9,7 @@ import struct
 import sys
 import warnings
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 
 from axon_core.errors import ConfigError, FilmError
 from axon_core.film_area import bone_is_bright, film_area, front_is_right, quarter_turns
+from axon_core.film_choice import FilmChoice
 from axon_core.film_codestream import codestream_size
 from axon_core.film_dicom import windowed
 from axon_core.geometry import XrayView
@@ -711,3 +713,32 @@ def test_bombs_are_refused_on_their_headers(tmp_path: Path) -> None:
         broken = coded.copy()
         broken[at : at + 8] = struct.pack(">II", value, value)
         assert refusal(tmp_path, bytes(broken)) == "film.damaged"
+
+
+# --- mirrored pictures
+
+
+@pytest.mark.parametrize("turned", [None, False, True], ids=["unknown", "upright", "on its side"])
+@pytest.mark.parametrize(("pixels", "view"), [(CHEST, XrayView.PA), (SIDE, XrayView.LAT)], ids=["frontal", "lateral"])
+def test_mirrored_films_are_flipped_on_record(pixels: np.ndarray, view: XrayView, turned: bool | None) -> None:
+    """A mark at the picture's left comes to lie on the right, whatever the file says of its orientation."""
+    marked = pixels.astype(np.float32)
+    marked[84:94, 40:50] = 400.0
+    side = "L" if view.is_frontal else "A"
+    letters = None if turned is None else ("F", side) if turned else (side, "F")
+    film = Radiograph(marked.T if turned else marked, None, view, orientation=letters)
+    plain, flipped = (standardise(replace(film, mirrored=mirrored), 96) for mirrored in (False, True))
+    assert [sum(step["op"] == "flip" for step in shown.steps) for shown in (plain, flipped)] == [0, 1]
+    assert np.allclose(flipped.image, plain.image[:, ::-1], atol=1e-4)
+    place = [44.5, 88.5, 1.0] if turned else [88.5, 44.5, 1.0]
+    row, column, _ = np.rint(np.linalg.inv(flipped.to_original) @ place).astype(int)
+    assert column > 60 and flipped.image[row, column] == 1.0 > flipped.image[row, 95 - column] + 0.5
+    assert np.array_equal(replay(film, flipped.steps), flipped.image)
+    assert not any("contradicts" in text or "orientation" in text for text in flipped.warnings)
+
+
+def test_a_choice_of_a_film_reaches_the_film(tmp_path: Path) -> None:
+    path = saved(tmp_path, picture(Image.fromarray(CHEST)), "chest.png")
+    film = FilmChoice(str(path), "AP", True, 0.5, True).load()
+    assert (film.view, film.spacing_mm, film.mirrored) == (XrayView.AP, (0.5, 0.5), True) and film.source["inverted"]
+    assert not FilmChoice(str(path)).load().mirrored

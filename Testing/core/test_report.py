@@ -173,8 +173,9 @@ def test_written_files_replace_earlier_ones(made: Reconstruction, tmp_path: Path
     from PIL import Image
 
     (tmp_path / "report.html").write_text("old")
-    page, picture = write_report(made, tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.png"]
+    files = write_report(made, tmp_path)
+    page, picture = files["report"], files["picture"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["projections.png", "report.html", "report.png"]
     assert SYNTHETIC_NOTICE in page.read_text(encoding="utf-8")
     with Image.open(picture) as image:
         pixels = np.asarray(image.convert("RGB"))
@@ -183,11 +184,12 @@ def test_written_files_replace_earlier_ones(made: Reconstruction, tmp_path: Path
 
 
 def test_picture_has_a_row_for_every_film_the_slices_and_the_spread(made: Reconstruction) -> None:
-    rows = report._picture_rows(made)
-    assert [row[0][0] for row in rows] == ["Film, frontal", "Film, lateral", "Axial", "Axial spread"]
-    shown = rows[2][1][2]
+    films, volumes = report._film_rows(made), report._volume_rows(made)
+    assert [row[0][0] for row in films + volumes] == ["Film, frontal", "Film, lateral", "Axial", "Axial spread"]
+    shown = volumes[0][1][2]
     assert np.array_equal(shown, to_bytes(made.final.hu[::-1, 10, :], *WINDOWS["Lung"]))
-    assert len(report._picture_rows(replace(made, std=None))) == 3
+    assert len(report._volume_rows(replace(made, std=None))) == 1
+    assert report.render_projections(made).height < report.render_picture(made).height / 2 + 200
 
 
 # ---- in a browser
@@ -228,7 +230,7 @@ const timer = setInterval(() => {
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the page is not opened (apt-get install chromium)")
 def test_browser_draws_exactly_the_slices(made: Reconstruction, tmp_path: Path) -> None:
-    page, _ = write_report(made, tmp_path)
+    page = write_report(made, tmp_path)["report"]
     page.write_text(page.read_text(encoding="utf-8").replace("</body>", PROBE), encoding="utf-8")
     command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()]
     document = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout

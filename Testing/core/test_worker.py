@@ -16,7 +16,12 @@ import pytest
 
 from axon_core import SYNTHETIC_NOTICE
 from axon_core.errors import Cancelled, ConfigError, OutputError
-from axon_core.job import ReconstructJob, Result, Staging, check_output
+from axon_core.film_choice import FilmChoice
+from axon_core.job import PRODUCT, ReconstructJob, Result
+from axon_core.job_compare import CompareJob
+from axon_core.job_plan import PlanJob
+from axon_core.job_register import RegisterJob
+from axon_core.staging import StagedFolder, check_output
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -34,43 +39,85 @@ def worker(job: dict[str, Any] | str, *, by_file: Path | None = None) -> tuple[i
 # ---- the job
 
 
+STILL = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+JOBS: dict[type, dict[str, Any]] = {
+    ReconstructJob: {"frontal": "a.png", "output": "o"},
+    RegisterJob: {"ct": "ct.nrrd", "frontal": "a.png", "output": "pose.json"},
+    CompareJob: {"result": "r.nrrd", "truth": "t.nrrd", "truth_to_result": STILL, "output": "o"},
+    PlanJob: {},
+}
+
+
 def test_job_from_json_has_the_documented_keys() -> None:
     job = ReconstructJob.from_dict(
-        {"task": "reconstruct", "frontal": "a.png", "lateral": None, "model": "m", "preset": "fast", "seeds": [4, 5],
-         "device": "cpu", "output": "o", "overwrite": False, "previews": True, "pixel_size_mm": 1}
+        {"frontal": {"file": "a.png", "view": "AP", "invert": True, "pixel_size_mm": 1, "mirrored": True},
+         "lateral": None, "model": "m", "preset": "fast", "seeds": [4, 5], "device": "cpu", "output": "o",
+         "overwrite": False, "previews": True}
     )  # fmt: skip
-    assert job.seeds == (4, 5) and job.previews and job.spacing_mm == (1.0, 1.0)
-    assert ReconstructJob("a", "b").spacing_mm is None
+    assert job.seeds == (4, 5) and job.previews and job.frontal == FilmChoice("a.png", "AP", True, 1, True)
+    assert ReconstructJob.from_dict({"frontal": "a", "lateral": "b", "output": "o"}).lateral == FilmChoice("b")
+    register = RegisterJob.from_dict({**JOBS[RegisterJob], "start": {"rotation_deg": [90, 0, 0]}, "sdd_mm": None})
+    assert register.start.pose.rotation == pytest.approx((np.pi / 2, 0, 0)) and register.global_search
+    assert RegisterJob.from_dict({**JOBS[RegisterJob], "start": None}).start.pose.translation == (0, 0, 0)
+
+
+@pytest.mark.parametrize("kind", JOBS)
+def test_every_job_wants_its_keys_and_no_others(kind: Any) -> None:
+    kind.from_dict(JOBS[kind])
+    with pytest.raises(ConfigError) as caught:
+        kind.from_dict({**JOBS[kind], "sedes": [1]})
+    assert caught.value.code == "config.unknown-key"
+    for key in JOBS[kind]:
+        with pytest.raises(ConfigError) as caught:
+            kind.from_dict({other: value for other, value in JOBS[kind].items() if other != key})
+        assert caught.value.code == "config.missing-key"
+        with pytest.raises(ConfigError) as caught:
+            kind.from_dict({**JOBS[kind], key: 7})
+        assert caught.value.code == "config.type"
 
 
 @pytest.mark.parametrize(
-    ("change", "code"),
+    ("kind", "change", "code"),
     [
-        ({"sedes": [1]}, "config.unknown-key"),
-        ({"output": None}, "config.type"),
-        ({"seeds": 3}, "config.type"),
-        ({"seeds": ["1"]}, "config.type"),
-        ({"seeds": []}, "job.seeds"),
-        ({"seeds": [1, 1]}, "job.seeds"),
-        ({"seeds": [-1]}, "job.seeds"),
-        ({"task": "train"}, "job.task"),
-        ({"view": "LAT"}, "job.view"),
-        ({"invert": 1}, "job.invert"),
-        ({"lateral": 7}, "job.lateral"),
-        ({"format": "stl"}, "job.format"),
-        ({"pixel_size_mm": 0}, "job.pixel-size-mm"),
-        ({"pixel_size_mm": True}, "job.pixel-size-mm"),
-        ({"overwrite": "yes"}, "config.type"),
+        (ReconstructJob, {"output": None}, "config.type"),
+        (ReconstructJob, {"seeds": 3}, "config.type"),
+        (ReconstructJob, {"seeds": ["1"]}, "config.type"),
+        (ReconstructJob, {"seeds": []}, "job.seeds"),
+        (ReconstructJob, {"seeds": [1, 1]}, "job.seeds"),
+        (ReconstructJob, {"seeds": [-1]}, "job.seeds"),
+        (ReconstructJob, {"view": "PA"}, "config.unknown-key"),
+        (ReconstructJob, {"lateral": 7}, "config.type"),
+        (ReconstructJob, {"format": "stl"}, "job.format"),
+        (ReconstructJob, {"overwrite": "yes"}, "config.type"),
+        (ReconstructJob, {"frontal": {"file": "a", "colour": 1}}, "config.unknown-key"),
+        (ReconstructJob, {"frontal": {"view": "PA"}}, "config.missing-key"),
+        (ReconstructJob, {"frontal": ""}, "film.file"),
+        (ReconstructJob, {"frontal": {"file": "a", "view": "top"}}, "film.view"),
+        (ReconstructJob, {"frontal": {"file": "a", "invert": 1}}, "film.invert"),
+        (ReconstructJob, {"frontal": {"file": "a", "mirrored": None}}, "config.type"),
+        (ReconstructJob, {"lateral": {"file": "a", "pixel_size_mm": 0}}, "film.pixel-size-mm"),
+        (ReconstructJob, {"lateral": {"file": "a", "pixel_size_mm": True}}, "film.pixel-size-mm"),
+        (RegisterJob, {"start": {"rotation_deg": [1, 2]}}, "job.start"),
+        (RegisterJob, {"start": {"translation_mm": [1, 2, float("nan")]}}, "job.start"),
+        (RegisterJob, {"start": [0, 0, 0]}, "config.type"),
+        (RegisterJob, {"sdd_mm": "far"}, "job.sdd-mm"),
+        (RegisterJob, {"frontal_mask": 1}, "job.frontal-mask"),
+        (RegisterJob, {"lateral_mask": "m.npy"}, "job.lateral-mask"),
+        (CompareJob, {"truth_to_result": STILL[:3]}, "job.truth-to-result"),
+        (CompareJob, {"truth_to_result": [[1, 0], [0, 1]]}, "job.truth-to-result"),
+        (CompareJob, {"truth_to_result": [[2, 0, 0, 0], *STILL[1:]]}, "pose.not-rigid"),
+        (PlanJob, {"seeds": 0}, "job.seeds"),
+        (PlanJob, {"views": 3}, "job.views"),
     ],
 )
-def test_wrong_jobs_are_config_errors(change: dict[str, Any], code: str) -> None:
+def test_wrong_jobs_are_config_errors(kind: Any, change: dict[str, Any], code: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        ReconstructJob.from_dict({"frontal": "a.png", "output": "o", **change})
+        kind.from_dict({**JOBS[kind], **change})
     assert caught.value.code == code and caught.value.advice
 
 
 def test_result_never_holds_nan() -> None:
-    json.dumps(Result({}, {"frontal": float("nan")}, {}).to_dict(), allow_nan=False)
+    json.dumps(Result(Path("o"), {}, {"frontal": float("nan")}, {}).to_dict(), allow_nan=False)
 
 
 # ---- staging
@@ -78,11 +125,11 @@ def test_result_never_holds_nan() -> None:
 
 def test_result_appears_only_when_the_block_ends_well(tmp_path: Path) -> None:
     output = tmp_path / "deep" / "out"
-    with pytest.raises(RuntimeError), Staging(output) as staging:
+    with pytest.raises(RuntimeError), StagedFolder(output, PRODUCT) as staging:
         (staging.folder / "volume.nrrd").write_text("half")
         raise RuntimeError
     assert not output.exists() and not list(output.parent.iterdir())
-    with Staging(output) as staging:
+    with StagedFolder(output, PRODUCT) as staging:
         (staging.folder / "volume.nrrd").write_text("whole")
         assert not output.exists()
     assert [p.name for p in output.iterdir()] == ["volume.nrrd"] and list(output.parent.iterdir()) == [output]
@@ -95,9 +142,9 @@ def test_overwriting_replaces_results_and_only_results(tmp_path: Path) -> None:
     (output / "volume.mha").write_text("old")
     (output / "notes.txt").write_text("mine")
     (output / "provenance.json").write_text(json.dumps({"notice": SYNTHETIC_NOTICE}))
-    with pytest.raises(OutputError, match="earlier result"), Staging(output):
+    with pytest.raises(OutputError, match="earlier result"), StagedFolder(output, PRODUCT):
         pass
-    with Staging(output, overwrite=True) as staging:
+    with StagedFolder(output, PRODUCT, overwrite=True) as staging:
         (staging.folder / "volume.nrrd").write_text("new")
     assert sorted(p.name for p in output.iterdir()) == ["notes.txt", "volume.nrrd"]
 
@@ -108,7 +155,7 @@ def test_a_scan_with_our_file_names_is_left_alone(tmp_path: Path, provenance: st
     (tmp_path / "dicom" / "1.dcm").touch()
     if provenance is not None:
         (tmp_path / "provenance.json").write_text(provenance)
-    with pytest.raises(OutputError) as caught, Staging(tmp_path, overwrite=True):
+    with pytest.raises(OutputError) as caught, StagedFolder(tmp_path, PRODUCT, overwrite=True):
         pass
     assert caught.value.code == "output.foreign" and (tmp_path / "dicom" / "1.dcm").exists()
 
@@ -117,22 +164,22 @@ def test_foreign_files_in_a_result_folder_are_left_alone(tmp_path: Path) -> None
     (tmp_path / "dicom").mkdir()
     (tmp_path / "dicom" / "thesis.doc").touch()
     with pytest.raises(OutputError) as caught:
-        check_output(tmp_path, overwrite=True)
+        check_output(tmp_path, PRODUCT, overwrite=True)
     assert caught.value.code == "output.foreign-folder"
     with pytest.raises(OutputError):
-        check_output(tmp_path / "dicom" / "thesis.doc", overwrite=True)
+        check_output(tmp_path / "dicom" / "thesis.doc", PRODUCT, overwrite=True)
 
 
 def test_claiming_stops_the_move_and_later_previews(tmp_path: Path) -> None:
     output = tmp_path / "out"
-    with pytest.raises(Cancelled), Staging(output) as staging:
+    with pytest.raises(Cancelled), StagedFolder(output, PRODUCT) as staging:
         staging.previews()
         assert staging.claim()
         staging.remove()
         with pytest.raises(Cancelled):
             staging.previews()
     assert not list(tmp_path.iterdir())
-    with Staging(output) as staging:
+    with StagedFolder(output, PRODUCT) as staging:
         (staging.folder / "volume.nrrd").touch()
     assert not staging.claim(), "too late: the result is there"
     assert (output / "volume.nrrd").exists()
@@ -151,7 +198,7 @@ def test_a_job_from_films_to_files(film_png: Path, tiny_model: Path, tmp_path: P
     assert progress == sorted(progress) and progress[-1] == 1.0 and progress[0] >= 0
     result = lines[-1]
     assert result["type"] == "result" and set(result["ncc"]) == {"frontal", "lateral"}
-    assert set(result["files"]) == {"volume", "uncertainty", "report", "picture", "provenance"}
+    assert set(result["files"]) == {"volume", "uncertainty", "report", "picture", "projections", "provenance"}
     assert all(Path(path).is_file() and Path(path).parent == output for path in result["files"].values())
     assert [line["text"] for line in lines if line["type"] == "warning"] == result["warnings"]
     provenance = json.loads((output / "provenance.json").read_text(encoding="utf-8"))
@@ -173,6 +220,8 @@ def test_a_job_from_films_to_files(film_png: Path, tiny_model: Path, tmp_path: P
         ("[]", 2, "job.json"),
         ('{"frontal": "nowhere.png", "output": "unused", "colour": 1}', 2, "config.unknown-key"),
         ('{"frontal": "nowhere.png", "output": "unused"}', 3, "film.missing"),
+        ('{"task": "train"}', 2, "job.task"),
+        ('{"task": ["register"]}', 2, "job.task"),
     ],
 )
 def test_errors_are_one_last_line(job: str, status: int, code: str) -> None:
@@ -191,7 +240,8 @@ LONG_OPERATION = """
 import sys
 import torch
 from axon_core import worker
-def run(job, staging, callback):
+from axon_core.job import ReconstructJob
+def run(self, staging, callback):
     with staging:
         (staging.previews() / "preview-0001.npz").touch()
         (staging.folder / "volume.nrrd").touch()
@@ -202,7 +252,7 @@ def run(job, staging, callback):
 worker_lines = []
 made = worker.Lines.__init__
 worker.Lines.__init__ = lambda self, stream: (made(self, stream), worker_lines.append(self))[0]
-worker.run = run
+ReconstructJob.run = run
 sys.exit(worker.main([sys.argv[1]]))
 """
 

@@ -42,7 +42,7 @@ def psnr(pred: Any, truth: Any) -> float:
     return -10.0 * math.log10(error) if error > 0.0 else math.inf
 
 
-def ssim3d(pred: Any, truth: Any, padding: Literal["valid", "zero"] = "valid") -> float:
+def ssim3d(pred: Any, truth: Any, padding: Literal["valid", "zero"] = "valid", mask: Any = None) -> float:
     """Mean structural similarity, in [-1, 1] (Wang et al. 2004, equation 13; K1 0.01, K2 0.03, L 1).
 
     Local means, variances and covariance are population moments under a Gaussian of 11^3 voxels, sd 1.5 voxels.
@@ -53,13 +53,14 @@ def ssim3d(pred: Any, truth: Any, padding: Literal["valid", "zero"] = "valid") -
         padding: ``valid`` averages where the window fits into the volume (each edge needs 11 voxels); ``zero``
             surrounds the volume with zeros and averages over all of it. Implementations differ by up to 0.13 on the
             same pair: name the one that you print (`SSIM_NAMES`).
+        mask: the same shape, True or non-zero inside; windows that reach out of it are not counted. With ``valid``.
 
     Raises:
-        VolumeError: shapes differ, not 3-D, not finite, or too small for the window.
-        ConfigError: another padding.
+        VolumeError: shapes differ, not 3-D, not finite, or no window fits.
+        ConfigError: another padding, or one with a mask.
     """
     p, t = _pair(pred, truth)
-    if padding not in SSIM_NAMES:
+    if padding not in SSIM_NAMES or (padding == "zero" and mask is not None):
         raise ConfigError("metrics.padding", f"SSIM padding {padding!r} is unknown.", "Choose 'valid' or 'zero'.")
     if p.ndim != 3 or (padding == "valid" and min(p.shape) < SSIM_WINDOW):
         raise VolumeError(
@@ -69,11 +70,15 @@ def ssim3d(pred: Any, truth: Any, padding: Literal["valid", "zero"] = "valid") -
         )
     if padding == "zero":
         p, t = (torch.nn.functional.pad(v, [SSIM_WINDOW // 2] * 6) for v in (p, t))
+    fits = None if mask is None else _windows_inside(_inside(mask, p))
     slabs = range(0, len(p) - SSIM_WINDOW + 1, SLAB)  # a few slices at a time: fast and small
     total, count = 0.0, 0
     for z in slabs:
         similar = _similarity(*(v[z : z + SLAB + SSIM_WINDOW - 1] for v in (p, t)))
+        similar = similar if fits is None else similar[fits[z : z + SLAB]]
         total, count = total + float(similar.sum()), count + similar.numel()
+    if count == 0:
+        raise VolumeError("metrics.size", "No SSIM window lies inside the mask.", "Compare a larger part.")
     return total / count
 
 
@@ -97,13 +102,7 @@ def ncc(a: Any, b: Any, mask: Any = None) -> float:
     """
     x, y = _pair(a, b)
     if mask is not None:
-        inside = torch.as_tensor(mask).detach().cpu() != 0
-        if inside.shape != x.shape or not inside.any():
-            raise VolumeError(
-                "metrics.mask",
-                f"Mask of shape {tuple(inside.shape)} with {int(inside.sum())} pixels inside, images {tuple(x.shape)}.",
-                "Give a mask of the images' shape that is not empty.",
-            )
+        inside = _inside(mask, x)
         x, y = x[inside], y[inside]
     x, y = x - x.mean(), y - y.mean()
     scale = float(x.square().sum().sqrt() * y.square().sum().sqrt())
@@ -139,6 +138,25 @@ def _pair(a: Any, b: Any) -> tuple[torch.Tensor, torch.Tensor]:
     if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
         raise VolumeError("metrics.not-finite", "A value to compare is not finite.", "Look for NaN in the volumes.")
     return x, y
+
+
+def _inside(mask: Any, values: torch.Tensor) -> torch.Tensor:
+    """The mask as truth values of the shape of `values`; VolumeError if it is another or empty."""
+    inside = torch.as_tensor(mask).detach().cpu() != 0
+    if inside.shape != values.shape or not inside.any():
+        raise VolumeError(
+            "metrics.mask",
+            f"Mask of shape {tuple(inside.shape)} with {int(inside.sum())} inside, values {tuple(values.shape)}.",
+            "Give a mask of the values' shape that is not empty.",
+        )
+    return inside
+
+
+def _windows_inside(inside: torch.Tensor) -> torch.Tensor:
+    """Where an SSIM window lies inside altogether: (z, y, x) less a window, plus one, as `_similarity` has it."""
+    for axis in range(inside.ndim):
+        inside = inside.unfold(axis, SSIM_WINDOW, 1).all(-1)
+    return inside
 
 
 def _mean_gradient(volume: torch.Tensor) -> float:

@@ -89,25 +89,33 @@ def heat(values: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(values, stops, channel) for channel in zip(*HEAT, strict=True)], -1).astype(np.uint8)
 
 
-def write_report(reconstruction: Reconstruction, folder: str | Path) -> tuple[Path, Path]:
-    """Write ``report.html`` (works offline, no other file needed) and ``report.png`` into an existing folder.
+def write_report(reconstruction: Reconstruction, folder: str | Path) -> dict[str, Path]:
+    """Write ``report.html`` (works offline, no other file needed) and two pictures into an existing folder.
+
+    ``report.png`` sums the reconstruction up; ``projections.png`` holds only each film beside its re-projection.
 
     Args:
         reconstruction: volumes on axes parallel to LPS.
-        folder: receives both files; existing ones are replaced.
+        folder: receives the files; existing ones are replaced.
 
     Returns:
-        Paths of the page and of the picture.
+        "report", "picture" and "projections" -> path.
 
     Raises:
         OutputError: the folder cannot be written to.
     """
-    page, picture = Path(folder) / "report.html", Path(folder) / "report.png"
+    folder = Path(folder)
+    page = folder / "report.html"
     with atomic_file(page, overwrite=True) as temporary:
         temporary.write_text(render_html(reconstruction), encoding="utf-8")
-    with atomic_file(picture, overwrite=True) as temporary:
-        temporary.write_bytes(_png(render_picture(reconstruction)))
-    return page, picture
+    pictures = {
+        "picture": (folder / "report.png", render_picture(reconstruction)),
+        "projections": (folder / "projections.png", render_projections(reconstruction)),
+    }
+    for path, picture in pictures.values():
+        with atomic_file(path, overwrite=True) as temporary:
+            temporary.write_bytes(_png(picture))
+    return {"report": page, **{kind: path for kind, (path, _) in pictures.items()}}
 
 
 # -------------------------------------------------------------------------------------- what both tell
@@ -283,24 +291,16 @@ _TILE, _GAP, _BAR, _CAPTION = 400, 20, 40, 30
 
 def render_picture(reconstruction: Reconstruction) -> Image.Image:
     """Films, re-projections and differences; three middle slices; three of the uncertainty: rows of three tiles."""
-    from PIL import Image, ImageDraw
-
-    rows = _picture_rows(reconstruction)
-    width = 3 * _TILE + 4 * _GAP
+    rows = _film_rows(reconstruction) + _volume_rows(reconstruction)
     top = _BAR + 92
-    height = top + len(rows) * (_TILE + _CAPTION + _GAP) + 34
-    sheet = Image.new("RGB", (width, height), _BACK)
-    draw = ImageDraw.Draw(sheet)
+    sheet, draw = _sheet(rows, top, 34)
+    width, height = sheet.size
     draw.rectangle((0, 0, width, _BAR), fill=_RED)
     draw.text((width / 2, _BAR / 2), SYNTHETIC_NOTICE, (255, 255, 255), _font(20), anchor="mm")
     draw.text((_GAP, _BAR + 12), "AXON", _TEXT, _font(28))
     lines = headline(reconstruction)
     draw.text((_GAP + 100, _BAR + 14), "   ".join(lines[:2]), _DIM, _font(15))
     draw.text((_GAP + 100, _BAR + 40), "   ".join(lines[2:]), _DIM, _font(15))
-    for row, tiles in enumerate(rows):
-        for column, tile in enumerate(tiles):
-            corner = (_GAP + column * (_TILE + _GAP), top + row * (_TILE + _CAPTION + _GAP))
-            _paste_tile(sheet, draw, corner, *tile)
     provenance = reconstruction.provenance
     weights = str(provenance.get("weights_sha256", "?"))[:16]
     footer = f"axon-core {provenance.get('version', '?')}   {provenance.get('created', '')}   weights {weights}"
@@ -311,7 +311,26 @@ def render_picture(reconstruction: Reconstruction) -> Image.Image:
 Tile = tuple[str, str, np.ndarray, str, float]  # title, note, image, edges, aspect
 
 
-def _picture_rows(reconstruction: Reconstruction) -> list[list[Tile]]:
+def render_projections(reconstruction: Reconstruction) -> Image.Image:
+    """Films, re-projections and differences: one row of three tiles for each film."""
+    return _sheet(_film_rows(reconstruction), _GAP, 0)[0]
+
+
+def _sheet(rows: list[list[Tile]], top: int, bottom: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    """Rows of three tiles on a sheet, with free pixels above and below."""
+    from PIL import Image, ImageDraw
+
+    height = top + len(rows) * (_TILE + _CAPTION + _GAP) + bottom
+    sheet = Image.new("RGB", (3 * _TILE + 4 * _GAP, height), _BACK)
+    draw = ImageDraw.Draw(sheet)
+    for row, tiles in enumerate(rows):
+        for column, tile in enumerate(tiles):
+            corner = (_GAP + column * (_TILE + _GAP), top + row * (_TILE + _CAPTION + _GAP))
+            _paste_tile(sheet, draw, corner, *tile)
+    return sheet, draw
+
+
+def _film_rows(reconstruction: Reconstruction) -> list[list[Tile]]:
     rows: list[list[Tile]] = []
     for name, film in reconstruction.films.items():
         edges, made = film_edges(film.view), reconstruction.reprojections[name]
@@ -323,7 +342,12 @@ def _picture_rows(reconstruction: Reconstruction) -> list[list[Tile]]:
                 ("Difference", "0 to a quarter of the range", off, edges, 1.0),
             ]
         )
+    return rows
+
+
+def _volume_rows(reconstruction: Reconstruction) -> list[list[Tile]]:
     final = reconstruction.final
+    rows: list[list[Tile]] = []
     rows.append(
         [
             (p.name, "lung window", to_bytes(p.cut(final.hu), *WINDOWS["Lung"]), p.edges, p.aspect(final.spacing_mm))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from axon_core.errors import ConfigError
 from axon_core.geometry import RigidPose, XrayGeometry
@@ -45,6 +44,39 @@ class Landmarks:
         return (self.geometry.project(moved) - self.pixels) * (self.geometry.pitch_mm / self.geometry.magnification)
 
 
+def by_film(
+    points: np.ndarray, marks: np.ndarray, geometries: Sequence[XrayGeometry]
+) -> tuple[list[Landmarks], np.ndarray]:
+    """Sort pairs of points by the film on which they were marked.
+
+    Args:
+        points: (n, 3) LPS mm about the isocentre, in the CT.
+        marks: (n, 3) LPS mm about the isocentre, in the X-ray room: each on the detector of one of the films.
+        geometries: of the films.
+
+    Returns:
+        The landmarks of every film, and (n,) the pairs' indices in the order in which the films hold them.
+
+    Errors:
+        ConfigError: the numbers differ.
+    """
+    points, marks = np.reshape(points, (-1, 3)), np.reshape(marks, (-1, 3))
+    if len(points) != len(marks):
+        raise ConfigError(
+            "landmarks.numbers",
+            f"There are {len(points)} landmarks in the CT and {len(marks)} on the film.",
+            "Mark every landmark in both, in the same order.",
+        )
+    away = [np.abs(marks @ geometry.view.beam - geometry.isocentre_to_detector_mm) for geometry in geometries]
+    nearest = np.argmin(away, axis=0)
+    members = [np.flatnonzero(nearest == film) for film in range(len(geometries))]
+    pairs = [
+        Landmarks(points[chosen], geometry.project(marks[chosen]), geometry)
+        for chosen, geometry in zip(members, geometries, strict=True)
+    ]
+    return pairs, np.concatenate(members)
+
+
 def pose_from_landmarks(landmarks: Sequence[Landmarks], start: RigidPose | None = None) -> tuple[RigidPose, np.ndarray]:
     """The pose that brings the points nearest to their pixels on all films.
 
@@ -58,6 +90,8 @@ def pose_from_landmarks(landmarks: Sequence[Landmarks], start: RigidPose | None 
     Errors:
         ConfigError: fewer than four pairs in all, or a point that is not finite.
     """
+    from scipy.optimize import least_squares
+
     count = sum(len(film.points) for film in landmarks)
     if count < ENOUGH:
         raise ConfigError(

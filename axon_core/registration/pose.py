@@ -22,7 +22,7 @@ from axon_core.drr.projector import Projector
 from axon_core.errors import ConfigError, FilmError
 from axon_core.geometry import RigidPose, XrayGeometry, XrayView
 from axon_core.intensity import hu_to_mu
-from axon_core.registration.similarity import features, valid_mask
+from axon_core.registration.similarity import features, shrunk, valid_mask
 
 LEVELS = (64, 128, 192)  # pixels of film and DRR, coarse to fine
 PATIENT_MM = 380.0  # of the patient that a film shows
@@ -125,9 +125,14 @@ class Registration:
     @property
     def matrix(self) -> np.ndarray:
         """(4, 4): the CT's LPS -> LPS of the X-ray room, whose origin is the isocentre."""
-        to_isocentre = np.eye(4)
-        to_isocentre[:3, 3] = -self.isocentre_lps
-        return self.pose.matrix @ to_isocentre
+        return ct_to_room(self.pose, self.isocentre_lps)
+
+
+def ct_to_room(pose: RigidPose, isocentre_lps: np.ndarray) -> np.ndarray:
+    """(4, 4): LPS of a CT that lies at this pose about `isocentre_lps` -> LPS of the X-ray room."""
+    to_isocentre = np.eye(4)
+    to_isocentre[:3, 3] = -np.asarray(isocentre_lps)
+    return pose.matrix @ to_isocentre
 
 
 Told = Callable[[float], None]  # fraction done; may raise Cancelled
@@ -434,12 +439,8 @@ def _target(film: Film, pixels: int) -> _Target:
     mask = valid_mask(image) if film.mask is None else torch.from_numpy(np.ascontiguousarray(film.mask))
     if float(mask.float().mean()) < 0.1:
         raise FilmError("register.mask", "Less than a tenth of the film is valid.", "Widen the mask or collimation.")
-
-    def shrunk(values: torch.Tensor) -> torch.Tensor:
-        return F.interpolate(values[None, None].float(), size=(pixels, pixels), mode="area")[0, 0]
-
-    small = shrunk(mask) > 0.99
-    return _Target(features(shrunk(image)[None], small)[0], small, replace(film.geometry, pixels=pixels))
+    small = shrunk(mask, pixels) > 0.99
+    return _Target(features(shrunk(image, pixels)[None], small)[0], small, replace(film.geometry, pixels=pixels))
 
 
 def _readable(name: str, value: float) -> str:

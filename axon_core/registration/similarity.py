@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from axon_core.film_area import film_area, robust_range
+from axon_core.geometry import XrayGeometry
 
 NEIGHBOURHOOD = 0.1  # standard deviation of the neighbourhood, of the film's edge
 CONTRAST_FLOOR = 0.3  # of the mean local spread: flat regions stay flat instead of showing noise
@@ -42,6 +43,18 @@ def features(films: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.cat([_unit(contrast), _unit(edges)], 1) / 2**0.5
 
 
+def local_and_gradient_ncc(wanted: torch.Tensor, found: torch.Tensor) -> tuple[float, float]:
+    """Both parts, in [-1, 1], of the similarity of two feature vectors (3 h w,), whose dot product is their mean."""
+    products = 2 * wanted * found
+    pixels = len(products) // 3
+    return float(products[:pixels].sum()), float(products[pixels:].sum())
+
+
+def shrunk(film: torch.Tensor, pixels: int) -> torch.Tensor:
+    """(h, w) of any type -> (pixels, pixels) float32 by area means."""
+    return F.interpolate(film[None, None].float(), size=(pixels, pixels), mode="area")[0, 0]
+
+
 def _local_contrast(film: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
     """(film - local mean) / (local spread + floor), zero mean, inside the mask."""
     radius = max(1, round(NEIGHBOURHOOD * film.shape[-1] * 3**0.5 / 2**0.5))  # two boxes of this have that deviation
@@ -68,8 +81,8 @@ def _unit(parts: torch.Tensor) -> torch.Tensor:
     return F.normalize(parts.flatten(1), dim=1)
 
 
-def valid_mask(film: torch.Tensor) -> torch.Tensor:
-    """(h, w) bool: inside collimation and frame, without lead markers.
+def valid_mask(film: torch.Tensor, without_markers: bool = True) -> torch.Tensor:
+    """(h, w) bool: inside collimation and frame, without lead markers unless these are to stay.
 
     A marker is a small, compact patch at the very top of the film's range.
     """
@@ -77,6 +90,8 @@ def valid_mask(film: torch.Tensor) -> torch.Tensor:
     top, bottom, left, right = film_area(pixels)
     mask = torch.zeros(film.shape, dtype=torch.bool)
     mask[top:bottom, left:right] = True
+    if not without_markers:
+        return mask
     low, high = robust_range(pixels[top:bottom, left:right])
     labels, count = ndimage.label(pixels >= high - 0.005 * (high - low))
     sizes = ndimage.sum_labels(pixels >= high, labels, range(count + 1))
@@ -86,6 +101,27 @@ def valid_mask(film: torch.Tensor) -> torch.Tensor:
         if reach**2 <= sizes[label] <= MARKER_SHARE * patch.size and _compact(patch):
             mask &= torch.from_numpy(~ndimage.binary_dilation(patch, iterations=reach + 1))
     return mask
+
+
+def box_mask(geometry: XrayGeometry, box: np.ndarray, size_mm: np.ndarray) -> np.ndarray:
+    """(h, w) bool: the detector's pixels before or behind which, at right angles to it, a box lies.
+
+    Args:
+        geometry: of the detector.
+        box: (4, 4) rigid, the box's own frame -> LPS mm about the isocentre; its middle is its origin.
+        size_mm: (3,) its edges.
+    """
+    turn = box[:3, :3].T
+    at, beam = (geometry.detector() - box[:3, 3]) @ turn.T, turn @ geometry.view.beam
+    enter, leave = np.full(at.shape[:2], -np.inf), np.full(at.shape[:2], np.inf)
+    for axis, half in enumerate(0.5 * np.asarray(size_mm, float)):
+        if abs(beam[axis]) < 1e-6:  # the box's sides along the beam
+            leave[np.abs(at[..., axis]) > half] = -np.inf
+        else:
+            ends = np.sort([(-half - at[..., axis]) / beam[axis], (half - at[..., axis]) / beam[axis]], axis=0)
+            np.maximum(enter, ends[0], out=enter)
+            np.minimum(leave, ends[1], out=leave)
+    return enter <= leave
 
 
 def _compact(patch: np.ndarray) -> bool:
