@@ -18,7 +18,7 @@ venv: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)" -c constraints.txt
-	$(BIN)/python -m pip install --quiet -e '.[dev,oracles]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e '.[dev,oracles,host]' -c constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps nanodrr==0.1.7 -c constraints.txt  # its torchio is not needed
 	touch $(STAMP)
 
@@ -26,7 +26,7 @@ demo: $(STAMP)
 	$(BIN)/axon demo --output $(DEMO) --force
 
 test: $(STAMP)
-	$(BIN)/python -m pytest Testing/core --cov --cov-report=term --durations=10
+	$(BIN)/python -m pytest --cov --cov-report=term --durations=10
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

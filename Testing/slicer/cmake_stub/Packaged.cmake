@@ -1,0 +1,5 @@
+foreach(list PACKAGED TESTED)
+  get_property(files GLOBAL PROPERTY ${list})
+  string(REPLACE ";" "\n" text "${files}")
+  file(WRITE ${CMAKE_BINARY_DIR}/${list}.txt "${text}\n")
+endforeach()
