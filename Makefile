@@ -38,6 +38,7 @@ screenshots: $(STAMP)
 	$(BIN)/axon demo --output output/screenshots --force
 	mkdir -p Resources/Screenshots
 	cp output/screenshots/report.png Resources/Screenshots/demo.png
+	$(BIN)/python Testing/slicer/screenshots.py Resources/Screenshots
 
 clean:
 	rm -rf $(VENV) output build dist *.egg-info

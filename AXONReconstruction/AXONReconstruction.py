@@ -94,10 +94,15 @@ class AXONReconstructionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.run.made.connect(self.result.onMade)
         self.note = SyntheticNote()
 
+        for section in (self.ui.filmsButton, self.ui.registrationButton, self.ui.reconstructButton):
+            section.connect("contentsCollapsed(bool)", self.onSection)
+
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEndClose)
+        # before the node selectors hear of it
+        self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved, priority=100.0)
         services.whenQuitting(self.onQuit)
         self.initializeParameterNode()
 
@@ -153,6 +158,17 @@ class AXONReconstructionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     def onSceneEndClose(self, caller, event):
         if self.parent.isEntered:
             self.initializeParameterNode()
+            self.run.check()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAboutToBeRemoved(self, caller, event, node):
+        """A chosen node is deleted: nothing takes its place, while a node selector would choose the row before it."""
+        from AXONLib.parameters import AXONParameters
+
+        if self._parameterNode and not slicer.mrmlScene.IsClosing():
+            for name in AXONParameters.__annotations__:
+                if getattr(self._parameterNode, name) is node:
+                    setattr(self._parameterNode, name, None)
 
     def stopAll(self, *_unused):
         """Nothing of ours runs or observes afterwards."""
@@ -183,6 +199,11 @@ class AXONReconstructionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.run.refresh()
         self.registration.refresh()
         self.result.refresh()
+
+    def onSection(self, *_unused):
+        """A section that opens shows all that it holds; hide again what has no use now."""
+        self.films.showFilms()
+        self.onParametersModified()
 
     def onReload(self):
         """Slicer reads this file anew, and with it what it imports."""

@@ -15,3 +15,4 @@ def forget():
     """Let the next import read every file of AXONLib anew: for the reload button of developers."""
     for name in [name for name in sys.modules if name.startswith(__name__ + ".")]:
         del sys.modules[name]
+        globals().pop(name.removeprefix(__name__ + "."), None)  # where `from AXONLib import ...` looks first

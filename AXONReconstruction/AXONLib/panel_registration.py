@@ -23,7 +23,7 @@ CT_FILES = "*.nii *.nii.gz *.nrrd *.nhdr *.mha *.mhd *.dcm"
 STEPS = {**dict.fromkeys(ANGLES, 0.5), **dict.fromkeys(SHIFTS, 1.0)}  # degrees, mm
 FINER = 0.1
 USUAL_SDD_MM = {"PA": 1800.0, "AP": 1200.0}
-KEYS = (  # with Alt, while the section is open
+KEYS = (  # with Alt+Shift, while a CT is being matched
     ("W", "tilt", -1),
     ("S", "tilt", 1),
     ("A", "rotate", -1),
@@ -239,7 +239,7 @@ class RegistrationPanel:
         """Keys that move the CT, for `enter` of the module's widget."""
         made = []
         for key, name, direction in KEYS:
-            shortcut = qt.QShortcut(qt.QKeySequence(f"Alt+{key}"), window)
+            shortcut = qt.QShortcut(qt.QKeySequence(f"Alt+Shift+{key}"), window)
             shortcut.connect("activated()", lambda name=name, direction=direction: self.nudge(name, direction))
             made.append(shortcut)
         return made
@@ -311,6 +311,7 @@ class RegistrationPanel:
         if parameters is None:
             ui.registerButton.enabled = False
             return
+        ui.matchPanel.visible = self.pose is not None  # a section that opens shows all that it holds
         trouble = self.trouble()
         ui.registerButton.enabled = self.pose is not None or not trouble
         ui.registerButton.toolTip = trouble or _("Show the film with a live DRR of the CT over it.")

@@ -91,6 +91,7 @@ class RunPanel:
         report.setdefault("problems", [report] if report["type"] == "error" else [])
         report.setdefault("models", [])
         report.setdefault("devices", [])
+        report.setdefault("default_device", None)
         self.installation = report
         for problem in report["problems"]:
             self.session.say(f"{problem['title']} {problem['advice']}")
@@ -166,6 +167,7 @@ class RunPanel:
         ui, parameters = self.ui, self.session.parameters
         trouble = self.trouble()
         running = self.job is not None
+        ui.progressBar.visible = running
         ui.applyButton.text = _("Cancel") if running else _("Reconstruct")
         ui.applyButton.enabled = running or not trouble
         ui.applyButton.toolTip = (
@@ -279,7 +281,6 @@ class RunPanel:
         self.job.event.connect(self.onEvent)
         self.job.finished.connect(self.onFinished)
         self.ui.progressBar.value = 0
-        self.ui.progressBar.visible = True
         self.refresh()
 
     def onEvent(self, event):
@@ -302,7 +303,6 @@ class RunPanel:
         log, self.job = self.job.log, None
         if log:
             self.session.say(log)
-        self.ui.progressBar.visible = False
         result = None
         if event["type"] == "result":
             try:
