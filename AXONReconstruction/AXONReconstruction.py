@@ -3,7 +3,10 @@
 This file holds what Slicer looks for by name; what the module does is in AXONLib.
 """
 
+import enum
+import logging
 import pathlib
+import shutil
 
 import qt
 import slicer
@@ -47,9 +50,13 @@ class AXONReconstruction(ScriptedLoadableModule):
 
 def registerSampleData():
     """The films and the CT under File > Download Sample Data > AXON."""
+    from axon_core.errors import AxonError
     from AXONLib import sample_data
 
-    sample_data.register()
+    try:
+        sample_data.register()
+    except AxonError as error:  # an installation without its samples
+        logging.warning("AXON: %s", error)
 
 
 class AXONReconstructionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -117,7 +124,7 @@ class AXONReconstructionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def enter(self):
         self.initializeParameterNode()
-        self.run.check()
+        self.films.propose()
         window = services.mainWindow()
         if window and not self._shortcuts:
             for keys, button in self.SHORTCUTS:
@@ -128,7 +135,6 @@ class AXONReconstructionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def exit(self):
         self._removeShortcuts()
-        self.registration.leave()
 
     def onShortcut(self, name):
         button = getattr(self.ui, name)
@@ -158,7 +164,6 @@ class AXONReconstructionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     def onSceneEndClose(self, caller, event):
         if self.parent.isEntered:
             self.initializeParameterNode()
-            self.run.check()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAboutToBeRemoved(self, caller, event, node):
@@ -173,7 +178,7 @@ class AXONReconstructionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     def stopAll(self, *_unused):
         """Nothing of ours runs or observes afterwards."""
         self.run.stop()
-        self.registration.stop()
+        self.registration.leave()
         self.result.stop()
 
     # ---- parameters
@@ -226,7 +231,8 @@ class AXONReconstructionLogic(ScriptedLoadableModuleLogic):
             frontal: vtkMRMLScalarVolumeNode with one slice, a PA or AP film; see AXONLib.films.loadFilm.
             lateral: the same of the lateral film, or None.
             told: called with every line of the worker, a dict.
-            choices: members of AXONParameters by name, such as quality or seeds.
+            choices: members of AXONParameters by name, such as quality="fast" or seeds="3"; without groundTruth and
+                pose, the result lies in the X-ray room.
 
         Returns:
             vtkMRMLScalarVolumeNode, marked as synthetic; its uncertainty is in the parameter node.
@@ -242,12 +248,22 @@ class AXONReconstructionLogic(ScriptedLoadableModuleLogic):
         unknown = [name for name in choices if name not in AXONParameters.__annotations__]
         if unknown:
             raise ValueError(f"There is no choice {unknown[0]!r}.")
-        for name, value in {**choices, "frontal": frontal, "lateral": lateral}.items():
-            setattr(parameters, name, value)
+        for name, value in {
+            "groundTruth": None,
+            "pose": None,
+            **choices,
+            "frontal": frontal,
+            "lateral": lateral,
+        }.items():
+            kind = AXONParameters.__annotations__[name]
+            setattr(parameters, name, kind(value) if isinstance(kind, enum.EnumMeta) else value)
         folder = services.temporaryFolder()
-        placement = logic.placementOf(parameters)
-        request = logic.reconstruction(parameters, folder, pathlib.Path(folder) / "result")
-        return logic.importResult(logic.runToEnd(request, folder, told), parameters, placement)
+        try:
+            placement = logic.placementOf(parameters)
+            request = logic.reconstruction(parameters, folder, pathlib.Path(folder) / "result")
+            return logic.importResult(logic.runToEnd(request, folder, told), parameters, placement)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class AXONReconstructionTest(ScriptedLoadableModuleTest):

@@ -7,9 +7,12 @@ are turned into attenuation by a logarithm instead. Headers are judged before pi
 
 from __future__ import annotations
 
+import copy
 import io
 import struct
+import tempfile
 import warnings as python_warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,7 +163,6 @@ def _check_kind(name: str, dataset: Any, warnings: list[str]) -> None:
 
 def _check_pixels(name: str, dataset: Any) -> None:
     """Judge Rows (0028,0010), Columns (0028,0011), Bits Allocated (0028,0100) and the data's length before decoding."""
-    from pydicom.pixels import get_decoder
 
     if "PixelData" not in dataset:
         raise FilmError("film.no-pixels", f"{name} is DICOM without an image.", "Choose the image file of the study.")
@@ -179,13 +181,6 @@ def _check_pixels(name: str, dataset: Any) -> None:
             "film.compression",
             f"{name} is compressed in a way that cannot be read.",
             "Export it uncompressed, or as RLE, JPEG, JPEG-LS or JPEG 2000.",
-        )
-    if not get_decoder(syntax).is_available:
-        raise FilmError(
-            "film.no-decoder",
-            f"{name} is compressed, and no decoder for it is installed.",
-            "Install the Python packages pylibjpeg, pylibjpeg-libjpeg, pylibjpeg-openjpeg and pyjpegls (in 3D Slicer "
-            "by slicer.util.pip_install), or export the film uncompressed.",
         )
     if syntax.is_compressed:
         _check_codestream(name, dataset, (rows, columns, samples))
@@ -208,7 +203,7 @@ def _check_codestream(name: str, dataset: Any, expected: tuple[int, int, int]) -
 
 def _decoded(name: str, dataset: Any, warnings: list[str]) -> np.ndarray:
     """(rows, columns) stored values; three channels become their mean. Missing attributes get their usual value."""
-    from pydicom.pixels import pixel_array
+    from pydicom.pixels import get_decoder, pixel_array
 
     usual = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "PixelRepresentation": 0}
     for keyword, value in (usual | {"BitsStored": dataset.BitsAllocated}).items():
@@ -216,7 +211,8 @@ def _decoded(name: str, dataset: Any, warnings: list[str]) -> np.ndarray:
             setattr(dataset, keyword, value)
     unused = _unused_low_bits(dataset)
     dataset.BitsStored += unused
-    pixels = pixel_array(dataset) >> unused
+    here = get_decoder(dataset.file_meta.TransferSyntaxUID).is_available
+    pixels = (pixel_array(dataset) if here else _by_itk(name, dataset)) >> unused
     dataset.BitsStored -= unused
     if pixels.ndim == 3 and pixels.shape[-1] == 3:
         chroma = (pixels.max(-1) - pixels.min(-1)) > COLOURED * (2 ** (8 * pixels.itemsize - 8))
@@ -225,6 +221,31 @@ def _decoded(name: str, dataset: Any, warnings: list[str]) -> np.ndarray:
     if pixels.shape != (dataset.Rows, dataset.Columns):
         raise FilmError("film.damaged", f"{name} holds another image size than it says.", "Export the file again.")
     return pixels
+
+
+def _by_itk(name: str, dataset: Any) -> np.ndarray:
+    """(rows, columns) or (rows, columns, 3) stored values, decoded by SimpleITK where pydicom has no decoder."""
+    import SimpleITK as sitk
+
+    stored = copy.copy(dataset)
+    for keyword in ("RescaleSlope", "RescaleIntercept"):  # it would apply them
+        if keyword in stored:
+            delattr(stored, keyword)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.dcm"
+        stored.save_as(path)
+        reader.SetFileName(str(path))
+        try:
+            return sitk.GetArrayFromImage(reader.Execute())[0]
+        except RuntimeError as error:
+            raise FilmError(
+                "film.no-decoder",
+                f"{name} is compressed, and no decoder for it is installed.",
+                "Install the Python packages pylibjpeg, pylibjpeg-libjpeg, pylibjpeg-openjpeg and pyjpegls (in 3D "
+                "Slicer by slicer.util.pip_install), or export the film uncompressed.",
+            ) from error
 
 
 def _unused_low_bits(dataset: Any) -> int:

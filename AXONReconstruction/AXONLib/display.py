@@ -65,10 +65,10 @@ def showUncertainty(resultNode, uncertaintyNode, opacity):
     overlay([resultNode], uncertaintyNode, opacity)
 
 
-def showDifference(resultNode, differenceNode, opacity):
-    """Lay result - truth in HU over the slices of a result, blue where it is less than the truth, red where more."""
+def showDifference(volumeNodes, differenceNode, opacity):
+    """Lay result - truth in HU over the slices of some volumes, blue where the result is less, red where it is more."""
     _paint(differenceNode, differenceColors().GetID(), -DIFFERENCE_RANGE, DIFFERENCE_RANGE)
-    overlay([resultNode], differenceNode, opacity)
+    overlay(volumeNodes, differenceNode, opacity)
 
 
 def _paint(volumeNode, colorNodeId, low, high):

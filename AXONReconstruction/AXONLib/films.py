@@ -14,7 +14,7 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from axon_core.errors import FilmError
+from axon_core.errors import FilmError, OutputError
 from axon_core.geometry import XrayGeometry, XrayView
 from axon_core.radiograph import Radiograph, StandardFilm, standardise
 from AXONLib import services
@@ -108,11 +108,24 @@ def check(node):
         )
 
 
+def inScene():
+    """The nodes that may be films: volumes of one slice, no pictures of this module."""
+    found = []
+    for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
+        try:
+            check(node)
+        except FilmError:
+            continue
+        if not node.GetHideFromEditors():
+            found.append(node)
+    return found
+
+
 def fileOf(node, folder):
     """A file from which `Radiograph.load` reads this film: its own, or one written into `folder`.
 
     Raises:
-        FilmError: not a film.
+        FilmError: not a film. OutputError: the disk refuses.
     """
     check(node)
     own = node.GetAttribute(FILE)
@@ -123,10 +136,18 @@ def fileOf(node, folder):
     uids = (node.GetAttribute("DICOM.instanceUIDs") or "").split()
     files = services.dicomFiles(uids) if len(uids) == 1 else []
     storage = node.GetStorageNode()
-    if storage is not None and storage.GetFileName():
+    if storage is not None and storage.GetFileName() and not node.GetModifiedSinceRead():
         files.append(storage.GetFullNameFromFileName())
-    unchanged = storage is None or not node.GetModifiedSinceRead()
-    return next((path for path in files if unchanged and path and os.path.isfile(path)), None) or _written(node, folder)
+    return next((path for path in files if _shows(path, node)), None) or _written(node, folder)
+
+
+def _shows(path, node):
+    """Whether a file can be read here and holds as many pixels as the film that Slicer read from it."""
+    columns, rows, _slices = node.GetImageData().GetDimensions()
+    try:
+        return Radiograph.load(path).pixels.shape == (rows, columns)
+    except FilmError:  # damaged, gone, or compressed in a way for which this Python has no decoder
+        return False
 
 
 def _written(node, folder):
@@ -141,7 +162,14 @@ def _written(node, folder):
     known = node.GetAttribute(SPACING) != "0"
     image.SetSpacing((column, row) if known else (1.0, 1.0))
     path = os.path.join(folder, f"film-{_checksum(node)}.mha")
-    sitk.WriteImage(image, path)
+    try:
+        sitk.WriteImage(image, path)
+    except RuntimeError as error:
+        raise OutputError(
+            "output.disk",
+            _("{name} could not be written for the networks.").format(name=node.GetName()),
+            _("Free space on the disk, and check the permissions of the folder for temporary files."),
+        ) from error
     return path
 
 

@@ -225,6 +225,11 @@ def showResult(resultNode):
 def showPreview(previewNode):
     """Show a result that is being made; to be called again after each change of the node."""
     _resultLayout.enter(None, previewNode)
+    rendering = services.volumeRenderingLogic().GetFirstVolumeRenderingDisplayNode(previewNode)
+    if rendering is not None:  # not saved with the scene, like the preview itself
+        for node in (rendering, rendering.GetVolumePropertyNode(), rendering.GetROINode()):
+            if node is not None:
+                node.SetSaveWithScene(False)
 
 
 def endPreview(resultNode):

@@ -205,6 +205,7 @@ def _addPicture(view):
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", name)
     node.SetVoxelVectorType(slicer.vtkMRMLVolumeNode.VoxelVectorTypeColorRGB)
     node.SetSaveWithScene(False)
+    node.SetHideFromEditors(True)  # nobody's film
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
     display.SetAutoWindowLevel(False)

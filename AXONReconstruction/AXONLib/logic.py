@@ -8,7 +8,7 @@ import numpy as np
 from slicer.i18n import tr as _
 
 from axon_core.config import parse_seeds
-from axon_core.errors import AxonError, ConfigError, VolumeError
+from axon_core.errors import AxonError, ConfigError, OutputError, VolumeError
 from axon_core.geometry import RigidPose, XrayGeometry, XrayView
 from AXONLib import films, services, volumes
 from AXONLib.pose import poseOf
@@ -32,9 +32,15 @@ def resultName(filmName):
     return _("{film} synthetic CT").format(film=filmName)
 
 
+def isMatched(parameters):
+    """Whether the pose is the one of the chosen CT."""
+    pose, truth = parameters.pose, parameters.groundTruth
+    return pose is not None and truth is not None and pose.GetNodeReference(volumes.ROLES["groundTruth"]) is truth
+
+
 def placementOf(parameters):
-    """(4, 4) LPS: X-ray room -> frame of the CT; the identity while no CT is registered."""
-    if parameters.groundTruth is None or parameters.pose is None:
+    """(4, 4) LPS: X-ray room -> frame of the CT; the identity while no CT is matched to the film."""
+    if not isMatched(parameters):
         return np.eye(4)
     isocentre = volumes.ctVolumeOf(parameters.groundTruth).center_lps
     return volumes.placement(poseOf(parameters.pose, isocentre), isocentre)
@@ -106,7 +112,12 @@ def _savedMask(mask, folder, name):
     if mask is None:
         return None
     path = os.path.join(folder, f"{name}-mask.npy")
-    np.save(path, mask)
+    try:
+        np.save(path, mask)
+    except OSError as error:
+        raise OutputError(
+            "mask.cannot-write", _("The mask could not be written."), _("Check the free space on the disk.")
+        ) from error
     return path
 
 
@@ -179,12 +190,10 @@ def importResult(event, parameters, placement):
     files = event["files"]
     provenance = volumes.readProvenance(files["provenance"])
     name = resultName(parameters.frontal.GetName() if parameters.frontal else NO_PATIENT)
-    sources = {
-        "frontal": parameters.frontal,
-        "lateral": parameters.lateral,
-        "groundTruth": parameters.groundTruth,
-        "pose": parameters.pose if parameters.groundTruth else None,
-    }
+    sources = {"frontal": parameters.frontal, "lateral": parameters.lateral}
+    matched = isMatched(parameters)
+    if matched:
+        sources.update(groundTruth=parameters.groundTruth, pose=parameters.pose)
     nodes = []
     try:
         for kind, title in (("volume", name), ("uncertainty", _("{name} uncertainty").format(name=name))):
@@ -193,7 +202,7 @@ def importResult(event, parameters, placement):
         for node in nodes:
             volumes.relate(node, sources)
             volumes.placeBeside(node, parameters.frontal)
-            if parameters.groundTruth is not None:
+            if matched:
                 node.SetAndObserveTransformNodeID(parameters.groundTruth.GetTransformNodeID())
     except BaseException:
         for node in nodes:

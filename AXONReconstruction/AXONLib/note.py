@@ -35,7 +35,7 @@ class SyntheticNote:
         scene = slicer.mrmlScene
         self._sceneTags = [
             scene.AddObserver(event, self._onNodes, LATE)
-            for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent, scene.EndImportEvent)
+            for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndBatchProcessEvent)
         ]
         self._onNodes()
 
@@ -50,6 +50,8 @@ class SyntheticNote:
             self._write(annotation, False)
 
     def _onNodes(self, caller=None, event=None):
+        if slicer.mrmlScene.IsBatchProcessing():  # many come or go: looked at when they are through
+            return
         nodes = {node for kind in self.WATCHED for node in slicer.util.getNodesByClass(kind)}
         for node in [node for node in self._observed if node not in nodes]:
             node.RemoveObserver(self._observed.pop(node))

@@ -7,6 +7,7 @@ from slicer.i18n import tr as _
 from axon_core.errors import AxonError
 from AXONLib import films, layout, pictures, services
 
+EDGE = 200  # pixels of the pictures
 FILM_FILES = "*.dcm *.dicom *.png *.jpg *.jpeg *.tif *.tiff *.nii *.nii.gz *.nrrd *.nhdr *.mha *.mhd"
 
 
@@ -20,6 +21,7 @@ class FilmsPanel:
         ui.openLateralButton.connect("clicked(bool)", self.onOpenLateral)
         ui.standardiseButton.connect("toggled(bool)", self.onStandardise)
         ui.showFilmsButton.connect("clicked(bool)", self.onShowFilms)
+        ui.dicomButton.connect("clicked(bool)", lambda *_unused: services.showDicom())
         session.filmsChanged.connect(self.showFilms)
         self.showFilms()
 
@@ -42,12 +44,21 @@ class FilmsPanel:
             role: "frontal" or "lateral".
         """
         try:
-            node = films.loadFilm(path)
+            with services.busy():
+                node = films.loadFilm(path)
         except AxonError as error:
             services.showError(error.title, error.advice)
             return
         setattr(self.session.parameters, role, node)
         self.onShowFilms()
+
+    def propose(self):
+        """Choose the only film of the scene, if none is chosen."""
+        parameters = self.session.parameters
+        if parameters is not None and parameters.frontal is None:
+            found = films.inScene()
+            if len(found) == 1:
+                parameters.frontal = found[0]
 
     def onStandardise(self, *_unused):
         self.showFilms()
@@ -64,7 +75,7 @@ class FilmsPanel:
             (_("Frontal"), session.frontal, ui.frontalThumb),
             (_("Lateral"), session.lateral, ui.lateralThumb),
         ):
-            pictures.show(label, self._picture(film, film is session.frontal))
+            pictures.show(label, self._picture(film, film is session.frontal), EDGE)
             if film.error:
                 lines.append(f'<span style="color:#d0342c">{html.escape(str(film.error))}</span>')
             elif film.standard is not None:

@@ -1,28 +1,28 @@
 """The section 'Ground truth and registration' of the panel: lay a CT so that its DRR agrees with the film.
 
-While it is open the CT observes the pose transform, and the film with the live DRR over it stands in the views.
+From 'Match the CT to the film' until it is released, the CT hangs under the pose transform, and the film with the live
+DRR over it stands in the views. The pose stays in the scene afterwards.
 """
 
 import html
-import json
-import os
 import pathlib
 from dataclasses import replace
 
 import qt
 import slicer
+import vtk
 from slicer.i18n import tr as _
 
-from axon_core.errors import AxonError
-from axon_core.geometry import XrayView
-from AXONLib import films, landmarks, layout, live, logic, services, volumes
-from AXONLib.job import startWorker
+from axon_core.errors import AxonError, VolumeError
+from AXONLib import films, layout, live, services, volumes
+from AXONLib.distance import SourceDistance
+from AXONLib.panel_landmarks import LandmarksPanel
+from AXONLib.panel_search import SearchPanel
 from AXONLib.pose import ANGLES, SHIFTS, PoseController
 
 CT_FILES = "*.nii *.nii.gz *.nrrd *.nhdr *.mha *.mhd *.dcm"
 STEPS = {**dict.fromkeys(ANGLES, 0.5), **dict.fromkeys(SHIFTS, 1.0)}  # degrees, mm
 FINER = 0.1
-USUAL_SDD_MM = {"PA": 1800.0, "AP": 1200.0}
 KEYS = (  # with Alt+Shift, while a CT is being matched
     ("W", "tilt", -1),
     ("S", "tilt", 1),
@@ -35,32 +35,31 @@ KEYS = (  # with Alt+Shift, while a CT is being matched
     ("Up", "upDown", 1),
     ("Down", "upDown", -1),
 )
-PLAIN = {  # the names of a registration's record in the panel's words
-    "tilt": _("tilt"),
-    "lean": _("lean"),
-    "turn": _("rotation"),
-    "left-right": _("left-right"),
-    "depth": _("depth"),
-    "up-down": _("up-down"),
-}
 
 
 class RegistrationPanel:
-    """Interactive, DRR-guided registration of a CT to the films."""
+    """Interactive, DRR-guided registration of a CT to the films.
+
+    Attributes:
+        pose, comparison: PoseController and LiveComparison while a CT is being matched, else None.
+        landmarks, search: the other parts of the section.
+        distance: from source to detector.
+        throttle: asks for pictures, coarse while something moves and fine when it rests.
+    """
 
     def __init__(self, ui, session):
         self.ui = ui
         self.session = session
-        self.pose = None  # PoseController, while the section is at work
-        self.comparison = None  # live.LiveComparison
-        self.job = None  # an automatic registration at work
-        self.record = None  # of the last automatic registration
-        self._before = self._after = None  # poses around the last automatic step
+        self.pose = self.comparison = None
+        self._ct = None  # the CT's node while it is being matched
+        self._applied = None  # choices that the pictures show
+        self._distanceShown = None
+        self._watched = []  # (node, tag) of the regions and points that the pictures depend on
         self._filling = False
-        self._films = ()
-        self._proposed = tuple(USUAL_SDD_MM.values())  # distances that the user has not chosen
-        self._shownDistance = None
         self.throttle = live.Throttle(self.showQuickly, self.showFinely)
+        self.distance = SourceDistance(session)
+        self.landmarks = LandmarksPanel(ui, session, self)
+        self.search = SearchPanel(ui, session, self)
         self.sliders = {
             "tilt": ui.tiltSlider,
             "rotate": ui.rotateSlider,
@@ -79,38 +78,27 @@ class RegistrationPanel:
         ui.loadPoseButton.connect("clicked(bool)", self.onLoadPose)
         ui.savePoseButton.connect("clicked(bool)", self.onSavePose)
         ui.collimationButton.connect("toggled(bool)", self.onCollimation)
-        ui.placeFilmButton.connect("clicked(bool)", lambda *_unused: self.place("filmLandmarks"))
-        ui.placeCtButton.connect("clicked(bool)", lambda *_unused: self.place("ctLandmarks"))
-        ui.solveLandmarksButton.connect("clicked(bool)", self.onSolve)
-        ui.clearLandmarksButton.connect("clicked(bool)", self.onClearLandmarks)
-        ui.refineButton.connect("clicked(bool)", lambda *_unused: self.onAutomatic(False))
-        ui.searchButton.connect("clicked(bool)", lambda *_unused: self.onAutomatic(True))
-        ui.beforeAfterButton.connect("toggled(bool)", self.onBeforeAfter)
-        ui.pixelSizeButton.connect("clicked(bool)", self.onPixelSize)
         session.filmsChanged.connect(self.onFilmsChanged)
 
     # ---- beginning and end
 
     def onOpenCt(self, *_unused):
-        path = services.chooseFile(
-            _("Open a CT"),
-            _("Volumes") + f" ({CT_FILES});;" + _("All files") + " (*)",
-        )
+        path = services.chooseFile(_("Open a CT"), _("Volumes") + f" ({CT_FILES});;" + _("All files") + " (*)")
         if path:
             try:
-                self.session.parameters.groundTruth = volumes.loadCt(path)
+                with services.busy():
+                    self.session.parameters.groundTruth = volumes.loadCt(path)
             except AxonError as error:
                 services.showError(error.title, error.advice)
 
     def trouble(self):
         """What keeps a CT from being matched, in one line; "" if nothing does."""
-        parameters = self.session.parameters
-        films_ = self.session.filmTrouble()
-        if films_:
-            return films_
-        if parameters.groundTruth is None:
+        truth = self.session.parameters.groundTruth
+        if self.session.filmTrouble():
+            return self.session.filmTrouble()
+        if truth is None:
             return _("Choose a CT of the same patient.")
-        if parameters.groundTruth.GetAttribute(volumes.SYNTHETIC) == "1":
+        if truth.GetAttribute(volumes.SYNTHETIC) == "1":
             return _("Choose the real CT, not a synthetic one.")
         return ""
 
@@ -119,7 +107,8 @@ class RegistrationPanel:
             self.leave()
         elif self.pose is None:
             try:
-                self.start()
+                with services.busy():
+                    self.start()
             except AxonError as error:
                 self.leave()
                 services.showError(error.title, error.advice)
@@ -136,31 +125,32 @@ class RegistrationPanel:
             AxonError: a film or the CT cannot be used.
         """
         parameters = self.session.parameters
-        trouble = self.trouble()
-        if trouble:
-            raise AxonError("registration.missing", trouble)
-        with services.busy():
-            ct = volumes.ctVolumeOf(parameters.groundTruth)
-            self._films = tuple(self._laidFilms())
-            if parameters.pose is None:
-                parameters.pose = slicer.mrmlScene.AddNewNodeByClass(
-                    "vtkMRMLLinearTransformNode", slicer.mrmlScene.GenerateUniqueName(_("AXON pose"))
-                )
-            self.pose = PoseController(parameters.pose, ct.center_lps)
-            role = volumes.ROLES["groundTruth"]
-            if parameters.pose.GetNodeReference(role) is not parameters.groundTruth:  # of another CT, or new
-                self.pose.reset()
-                parameters.pose.SetNodeReferenceID(role, parameters.groundTruth.GetID())
-            self.pose.changed.connect(self.onPose)
-            self.pose.refused.connect(self.onRefused)
-            self.comparison = live.LiveComparison(ct, self._films, self.pose)
-        self.pose.attach(parameters.groundTruth)
-        self.pose.showHandles(True)
-        self._shownDistance = parameters.sourceDistance
-        self._applyChoices()
+        if self.trouble():
+            raise AxonError("registration.missing", self.trouble())
+        truth = parameters.groundTruth
+        _checkFree(truth, parameters.pose)
+        ct = volumes.ctVolumeOf(truth)
+        laid = list(self._laidFilms())
+        if parameters.pose is None:
+            parameters.pose = slicer.mrmlScene.AddNewNodeByClass(
+                "vtkMRMLLinearTransformNode", slicer.mrmlScene.GenerateUniqueName(_("AXON pose"))
+            )
+        self._ct = truth
+        self.pose = PoseController(parameters.pose, ct.center_lps)
+        role = volumes.ROLES["groundTruth"]
+        if parameters.pose.GetNodeReference(role) is not truth:  # the pose of another CT, or a new one
+            self.pose.reset()
+            parameters.pose.SetNodeReferenceID(role, truth.GetID())
+        self.pose.changed.connect(self.onPose)
+        self.pose.refused.connect(self.onRefused)
+        self.comparison = live.LiveComparison(ct, laid, self.pose)
+        self.pose.attach(truth)
+        self._distanceShown, self._applied = parameters.sourceDistance, None
+        self.comparison.mode, self.comparison.amount = parameters.compareMode.value, parameters.compareAmount
+        self.applyChoices()
         self.comparison.update(live.FINE_PIXELS)
-        layout.showRegister(self.comparison.nodes, parameters.groundTruth)
-        self.ui.matchPanel.visible = True
+        layout.showRegister(self.comparison.nodes, truth)
+        self.pose.showHandles(True, [node for node in (layout.threeDView(layout.POSE),) if node])
         self.onPose()
         self.refresh()
 
@@ -170,13 +160,8 @@ class RegistrationPanel:
 
         for film, lateral in ((self.session.frontal, False), (self.session.lateral, True)):
             if film.node is not None:
-                yield laid_on_detector(films.standardFilm(film.radiograph, lateral, FILM_PIXELS), self._distance())
-
-    def _distance(self):
-        """The SDD that the file tells or the user chose [mm]; None if it has to be estimated."""
-        chosen = self.session.parameters.sourceDistance
-        known = chosen not in self._proposed or self.session.frontal.radiograph.sdd_mm is not None
-        return chosen if known else None
+                standard = films.standardFilm(film.radiograph, lateral, FILM_PIXELS)
+                yield laid_on_detector(standard, self.distance.known())
 
     def onRefused(self, error):
         """Another module bent the pose: told when that module is done."""
@@ -184,34 +169,26 @@ class RegistrationPanel:
 
     def leave(self):
         """Put the views back; the pose stays in the scene, and the CT under it."""
-        self.cancel()
+        self.search.reset()
         self.throttle.stop()
+        self._watch([])
         if self.comparison is not None:
+            services.stopPlacing()
             layout.leaveRegister()
             self.comparison.close()
         if self.pose is not None:
             self.pose.commit()
             self.pose.close()
-        self.pose = self.comparison = None
-        self._before = self._after = self.record = None
+        self.pose = self.comparison = self._ct = None
         self.ui.matchPanel.visible = False
-        if self.ui.registerButton.checked:
-            self.ui.registerButton.checked = False
-
-    def stop(self):
-        """For scene close, reload and exit."""
-        self.leave()
+        self.ui.registerButton.checked = False
 
     def onFilmsChanged(self):
         """Another film needs another comparison, and may tell its distance."""
         if self.pose is not None:
             self.leave()
-        parameters, film = self.session.parameters, self.session.frontal.radiograph
-        if parameters is not None and film is not None and parameters.sourceDistance in self._proposed:
-            usual = USUAL_SDD_MM["AP" if film.view is XrayView.AP else "PA"]
-            told = min(max(film.sdd_mm or usual, 800.0), 4000.0)  # what the slider takes
-            self._proposed = (*USUAL_SDD_MM.values(), told)
-            parameters.sourceDistance = told
+        if self.session.parameters is not None and self.session.frontal.radiograph is not None:
+            self.distance.propose(self.session.frontal.radiograph)
 
     # ---- following the pose
 
@@ -251,6 +228,7 @@ class RegistrationPanel:
         """The pose has come to rest: the full picture, one entry of the history, and the read-outs."""
         if self.pose is not None:
             self.pose.commit()
+            self.applyChoices()
             self._show(live.FINE_PIXELS)
             self._readOut()
             self.refresh()
@@ -265,43 +243,13 @@ class RegistrationPanel:
 
     def _readOut(self):
         lines = []
-        names = [_("Frontal"), _("Lateral")]
-        for name, agreement in zip(names, self.comparison.readouts(), strict=False):
+        for name, agreement in zip((_("Frontal"), _("Lateral")), self.comparison.readouts(), strict=False):
             if agreement is not None:
-                lines.append(
-                    _("{film}: local NCC {local:.2f}, gradient NCC {gradient:.2f}").format(
-                        film=name, local=agreement[0], gradient=agreement[1]
-                    )
-                )
-        if self.record is not None:
-            lines.append(self._verdict())
-        self.ui.readoutLabel.text = "<br>".join(lines)
-        found = self.record and logic.pixelSizeOf(self.record, self.session.frontal.standard)
-        self.ui.pixelSizeButton.visible = bool(found) and not self.session.parameters.frontalPixelSize
-        if found:
-            self.ui.pixelSizeButton.text = _("Use the found pixel size, {mm:.3f} mm").format(mm=found)
-        self.ui.landmarksLabel.text = self._landmarksText()
-
-    def _verdict(self):
-        """What the last automatic registration says of itself, and how well it knows each parameter."""
-        units = {"deg": "°", "mm": _(" mm"), "relative": ""}
-        known = [
-            f"{PLAIN.get(parameter['name'], parameter['name'])} ± {parameter['sd']:.2g}{units[parameter['unit']]}"
-            for parameter in self.record["parameters"]
-        ]
-        verdict = {"good": _("good"), "doubtful": _("doubtful"), "failed": _("failed")}[self.record["verdict"]]
-        lines = [
-            _("Last automatic step: {verdict}").format(verdict=verdict),
-            *self.record["reasons"],
-            _("Standard deviations: {list}").format(list=", ".join(known)),
-        ]
-        return "<br>".join(html.escape(line) for line in lines)
-
-    def onPixelSize(self, *_unused):
-        """Read the film with the pixel size that was found, and go on matching it."""
-        found = logic.pixelSizeOf(self.record, self.session.frontal.standard)
-        self.session.parameters.frontalPixelSize = round(found, 4)  # the film is read anew, which ends the matching
-        self.ui.registerButton.checked = True
+                text = _("{film}: local NCC {local:.2f}, gradient NCC {gradient:.2f}")
+                lines.append(text.format(film=name, local=agreement[0], gradient=agreement[1]))
+        self.ui.readoutLabel.text = "<br>".join([*lines, *self.search.verdict()])
+        self.search.offerPixelSize()
+        self.landmarks.show()
 
     # ---- choices
 
@@ -311,6 +259,8 @@ class RegistrationPanel:
         if parameters is None:
             ui.registerButton.enabled = False
             return
+        if self.pose is not None and (parameters.groundTruth, parameters.pose) != (self._ct, self.pose.node):
+            self.leave()
         ui.matchPanel.visible = self.pose is not None  # a section that opens shows all that it holds
         trouble = self.trouble()
         ui.registerButton.enabled = self.pose is not None or not trouble
@@ -319,41 +269,64 @@ class RegistrationPanel:
             return
         ui.undoButton.enabled, ui.redoButton.enabled = self.pose.canUndo(), self.pose.canRedo()
         ui.depthSlider.enabled = not parameters.depthLocked
-        ui.beforeAfterButton.enabled = self._before is not None
-        running = self.job is not None
-        ui.refineButton.text = _("Cancel") if running else _("Auto-refine")
-        ui.searchButton.enabled = not running
-        ui.registrationProgress.visible = running
-        step = FINER if parameters.fineSteps else 1.0
         for name, slider in self.sliders.items():
-            slider.singleStep = STEPS[name] * step
+            slider.singleStep = STEPS[name] * (FINER if parameters.fineSteps else 1.0)
+        self.search.refresh()
+        self._watch([parameters.collimation, parameters.ctLandmarks, parameters.filmLandmarks])
         if (self.comparison.mode, self.comparison.amount) != (parameters.compareMode.value, parameters.compareAmount):
             self.comparison.mode, self.comparison.amount = parameters.compareMode.value, parameters.compareAmount
             self.comparison.compose()
-        if self._choices != self._chosen():
-            self._applyChoices()
+        if self._applied != self._choices():
+            self.applyChoices()
             self.throttle.request()
 
-    def _chosen(self):
-        """What the masks and the geometry depend on."""
-        p = self.session.parameters
-        region = p.collimation
-        return (region, region and region.GetMTime(), p.maskMarkers, p.sourceDistance, p.depthLocked)
+    def _watch(self, nodes):
+        """Ask for a new picture whenever one of these regions or lists of points is changed."""
+        nodes = [node for node in nodes if node is not None]
+        if nodes == [node for node, _tag in self._watched[::2]]:
+            return
+        for node, tag in self._watched:
+            node.RemoveObserver(tag)
+        events = (vtk.vtkCommand.ModifiedEvent, slicer.vtkMRMLMarkupsNode.PointModifiedEvent)
+        self._watched = [
+            (node, node.AddObserver(event, lambda *_unused: self.throttle.request()))
+            for node in nodes
+            for event in events
+        ]
 
-    def _applyChoices(self):
+    def _choices(self):
+        """What the masks and the geometry depend on."""
         parameters = self.session.parameters
-        self._choices = self._chosen()
+        region = parameters.collimation
+        box = region and (
+            slicer.util.arrayFromVTKMatrix(region.GetObjectToWorldMatrix()).tolist(),
+            list(region.GetSizeWorld()),
+        )
+        return (region, box, parameters.maskMarkers, parameters.sourceDistance, parameters.depthLocked)
+
+    def applyChoices(self):
+        """Bring masks, geometry and depth lock up to date with the parameters."""
+        parameters = self.session.parameters
+        if self._applied == self._choices():
+            return
+        self._applied = self._choices()
         self.pose.depthLocked = parameters.depthLocked
-        self.comparison.mode, self.comparison.amount = parameters.compareMode.value, parameters.compareAmount
-        self.comparison.setMasks(parameters.collimation, parameters.maskMarkers)
-        if parameters.sourceDistance != self._shownDistance:
-            self._shownDistance = parameters.sourceDistance
+        if parameters.sourceDistance != self._distanceShown:
+            self._distanceShown = parameters.sourceDistance
             self.comparison.setGeometries(
                 [replace(geometry, sdd_mm=parameters.sourceDistance) for geometry in self.comparison.geometries()]
             )
+        self.comparison.setMasks(parameters.collimation, parameters.maskMarkers)
         self.ui.collimationButton.blockSignals(True)
         self.ui.collimationButton.checked = parameters.collimation is not None
         self.ui.collimationButton.blockSignals(False)
+
+    def takeGeometries(self, geometries):
+        """Take over what a search found of pixel sizes and distances."""
+        self.comparison.setGeometries(geometries)
+        if self.distance.known() is None:
+            self.distance.found(geometries[0].sdd_mm)
+        self._distanceShown = self.session.parameters.sourceDistance
 
     def onCollimation(self, on):
         """Draw a region on the frontal film, or remove it."""
@@ -377,16 +350,9 @@ class RegistrationPanel:
         path = services.chooseSaveFile(_("Save the pose"), "pose.json", "JSON (*.json)")
         if path:
             try:
-                self._save(pathlib.Path(path))
+                self.search.save(pathlib.Path(path))
             except (AxonError, OSError) as error:
                 services.showError(_("The pose was not saved."), str(error))
-
-    def _save(self, path):
-        """With all that is known of it while it is the one that was found; alone after it was moved by hand."""
-        if self.record is not None and self.pose.rigidPose() == self._after:
-            path.write_text(json.dumps(self.record, indent=2), encoding="utf-8")
-        else:
-            self.pose.save(path)
 
     def onLoadPose(self, *_unused):
         path = services.chooseFile(_("Load a pose"), "JSON (*.json)")
@@ -396,137 +362,13 @@ class RegistrationPanel:
             except AxonError as error:
                 services.showError(error.title, error.advice)
 
-    # ---- landmarks
 
-    def place(self, role):
-        """Let the user place points: on the film or in the CT."""
-        parameters = self.session.parameters
-        if self.pose is None:
-            return
-        node = getattr(parameters, role)
-        if node is None:
-            name = _("AXON film landmarks") if role == "filmLandmarks" else _("AXON CT landmarks")
-            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
-            node.CreateDefaultDisplayNodes()
-            node.GetDisplayNode().SetSelectedColor(*((1, 0.8, 0.1) if role == "filmLandmarks" else (0.2, 0.8, 1)))
-            if role == "ctLandmarks":
-                self.pose.attach(node)
-            setattr(parameters, role, node)
-        services.placePoints(node)
-
-    def _pairs(self):
-        parameters = self.session.parameters
-        if parameters.ctLandmarks is None or parameters.filmLandmarks is None:
-            return None
-        return landmarks.LandmarkPairs(parameters.ctLandmarks, parameters.filmLandmarks, self.pose)
-
-    def _landmarksText(self):
-        pairs = self._pairs()
-        if pairs is None:
-            return ""
-        try:
-            apart = pairs.residuals(self.comparison.geometries())
-            rms = pairs.rms(self.comparison.geometries())
-        except AxonError as error:
-            return html.escape(str(error))
-        if rms is None:
-            return ""
-        each = ", ".join(f"{index + 1}: {value:.1f}" for index, value in enumerate(apart))
-        return _("Landmarks apart, RMS {rms:.1f} mm ({each})").format(rms=rms, each=each)
-
-    def onSolve(self, *_unused):
-        pairs = self.pose and self._pairs()
-        if pairs is None:
-            services.showError(_("There are no landmarks yet."), _("Place at least four on the film and in the CT."))
-            return
-        try:
-            pose = pairs.solve(self.comparison.geometries())
-        except AxonError as error:
-            services.showError(error.title, error.advice)
-            return
-        self._take(pose)
-
-    def onClearLandmarks(self, *_unused):
-        parameters = self.session.parameters
-        for role in ("ctLandmarks", "filmLandmarks"):
-            node = getattr(parameters, role)
-            if node is not None:
-                slicer.mrmlScene.RemoveNode(node)
-                setattr(parameters, role, None)
-        self.ui.landmarksLabel.text = ""
-
-    # ---- automatic
-
-    def onAutomatic(self, globalSearch):
-        """Start a search in a child process, or cancel the one at work."""
-        if self.job is not None:
-            self.cancel()
-            self.refresh()
-            return
-        if self.pose is None:
-            return
-        try:
-            folder = self.session.folder("registration")
-            masks = [self.comparison.maskFor(index) for index in range(len(self._films))] + [None]
-            request = logic.registration(
-                self.session.parameters,
-                folder,
-                os.path.join(folder, "pose.json"),
-                self.pose.rigidPose(),
-                masks[:2],
-                globalSearch,
-                self._distance(),
-            )
-            self.job = startWorker(request, folder, services.pythonSlicer(), services.childEnvironment())
-        except AxonError as error:
-            services.showError(error.title, error.advice)
-            return
-        self._before = self.pose.rigidPose()
-        self.job.event.connect(self.onEvent)
-        self.job.finished.connect(self.onFinished)
-        self.ui.registrationProgress.value = 0
-        self.refresh()
-
-    def cancel(self):
-        """End an automatic search; the pose stays."""
-        if self.job is not None:
-            self.job.stop()
-            self.job = None
-
-    def onEvent(self, event):
-        if event["type"] == "progress":
-            self.ui.registrationProgress.value = round(100 * event["fraction"])
-        else:
-            self.session.say(event.get("text", ""))
-
-    def onFinished(self, event):
-        log, self.job = self.job.log, None
-        if log:
-            self.session.say(log)
-        if event["type"] == "error":
-            services.showError(event["title"], event.get("advice", ""))
-        else:
-            self.record = event["record"]
-            geometries = logic.geometriesOf(self.record)
-            self.comparison.setGeometries(geometries)
-            if self._distance() is None:  # it was estimated
-                self._shownDistance = min(max(geometries[0].sdd_mm, 800.0), 4000.0)
-                self._proposed = (*self._proposed, self._shownDistance)
-                self.session.parameters.sourceDistance = self._shownDistance
-            self._take(logic.poseOfRecord(self.record))
-        self.refresh()
-
-    def _take(self, pose):
-        """Take over a computed pose; 'Before' shows the one it replaces."""
-        self._before, self._after = self.pose.rigidPose(), pose
-        self.pose.commit()
-        self.pose.setRigidPose(pose)
-        self.pose.commit()
-        self.throttle.request()
-        self.refresh()
-
-    def onBeforeAfter(self, before):
-        """Show the pose of before the last computed step while the button is down."""
-        if self.pose is not None and self._before is not None and self._after is not None:
-            self.pose.setRigidPose(self._before if before else self._after)
-            self.ui.beforeAfterButton.text = _("After") if before else _("Before")
+def _checkFree(ct, pose):
+    """VolumeError if a CT hangs under a transform of somebody else, which the pose would replace."""
+    parent = ct.GetParentTransformNode()
+    if parent is not None and parent is not pose:
+        raise VolumeError(
+            "volume.transformed",
+            _("{name} lies under the transform {transform}.").format(name=ct.GetName(), transform=parent.GetName()),
+            _("Harden that transform in the Transforms module, or take the CT from under it."),
+        )

@@ -29,6 +29,8 @@ class ResultPanel:
         ui.exportVolumeButton.connect("clicked(bool)", self.onExportVolume)
         ui.exportDicomButton.connect("clicked(bool)", self.onExportDicom)
         ui.reportButton.connect("clicked(bool)", self.onReport)
+        ui.saveReportButton.connect("clicked(bool)", self.onSaveReport)
+        ui.resultSelector.addAttribute("vtkMRMLScalarVolumeNode", volumes.SYNTHETIC, "1")
 
     def refresh(self):
         """Bring the section up to date with the parameters."""
@@ -39,21 +41,21 @@ class ResultPanel:
         for button in (ui.showResultButton, ui.exportVolumeButton, ui.exportDicomButton):
             button.enabled = synthetic
         report = (result.GetAttribute(volumes.REPORT) or "") if synthetic else ""
-        ui.reportButton.enabled = os.path.isfile(report)
+        ui.reportButton.enabled = ui.saveReportButton.enabled = os.path.isfile(report)
         ui.reportButton.toolTip = (
             _("Open the report of this result")
             if ui.reportButton.enabled
-            else _("The report is there until Slicer is closed; export the volume with its provenance instead.")
+            else _("The report is there until Slicer is closed: save it before.")
         )
-        ui.compareButton.enabled = synthetic
+        ui.compareButton.enabled = bool(synthetic and truth)
         ui.compareButton.toolTip = (
             _("Result and CT side by side, with linked slices and cameras (Ctrl+Alt+C)")
             if truth
-            else _("Result alone: choose a CT under 'Ground truth and registration' to see it beside")
+            else _("Choose a CT under 'Ground truth and registration' to see it beside the result")
         )
         ui.differenceButton.enabled = bool(synthetic and parameters.difference)
         ui.uncertaintySlider.enabled = bool(synthetic and parameters.uncertainty)
-        if synthetic and parameters.uncertainty:
+        if synthetic and parameters.uncertainty and not ui.differenceButton.checked:  # there is one overlay
             display.showUncertainty(result, parameters.uncertainty, parameters.uncertaintyOpacity)
         shown = (result and result.GetID(), truth and truth.GetID())
         if shown != self._shown:
@@ -90,11 +92,13 @@ class ResultPanel:
         self.ui.resultButton.collapsed = False
         display.displayAsCT(result)
         self.refresh()
-        if self.session.parameters.groundTruth is not None:
-            self.ui.compareButton.checked = True
-            self.startComparison()
-        else:
+        self.ui.differenceButton.checked = False
+        if self.session.parameters.groundTruth is None:
             layout.showResult(result)
+        elif self.ui.compareButton.checked:
+            self.onCompare(True)
+        else:
+            self.ui.compareButton.checked = True
 
     def onShow(self, *_unused):
         result = self.session.parameters.result
@@ -117,6 +121,7 @@ class ResultPanel:
             display.showDifference(
                 [parameters.result, parameters.groundTruth], parameters.difference, DIFFERENCE_OPACITY if on else 0.0
             )
+            self.refresh()
 
     # ---- metrics
 
@@ -124,6 +129,11 @@ class ResultPanel:
         """Compute metrics and the difference map in a child process."""
         parameters = self.session.parameters
         if self.job is not None or parameters.groundTruth is None:
+            return
+        if parameters.result.GetNodeReference(volumes.ROLES["groundTruth"]) is not parameters.groundTruth:
+            self.ui.metricsLabel.text = _(
+                "The result does not lie in the frame of this CT: match the CT to the film, then reconstruct again."
+            )
             return
         key = (parameters.result.GetID(), parameters.groundTruth.GetID())
         try:
@@ -173,7 +183,8 @@ class ResultPanel:
 
     def _export(self, write):
         try:
-            path = write()
+            with services.busy():
+                path = write()
         except AxonError as error:
             services.showError(error.title, error.advice)
             return
@@ -183,10 +194,17 @@ class ResultPanel:
     def onReport(self, *_unused):
         services.openExternally(self.session.parameters.result.GetAttribute(volumes.REPORT))
 
+    def onSaveReport(self, *_unused):
+        result = self.session.parameters.result
+        path = services.chooseSaveFile(_("Save the report"), f"{result.GetName()}.html", "HTML (*.html)")
+        if path:
+            self._export(lambda: volumes.copyFile(result.GetAttribute(volumes.REPORT), path))
+
     def stop(self):
         """End the child process: for scene close, reload and exit."""
         if self.job is not None:
             self.job.stop()
             self.job = None
-        self.ui.compareButton.checked = False
+        self.ui.compareButton.checked = self.ui.differenceButton.checked = False
         self._shown = None
+        self._metrics.clear()  # a scene that is closed gives its nodes' ids away

@@ -57,7 +57,7 @@ class RunPanel:
         self.installation = None  # the worker's report on itself
         self._check = self._plan = None  # jobs
         self._plans = {}
-        self._placement = None
+        self._placement = self._transform = None  # of the result: matrix in the CT's frame, and above it
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.setInterval(PLAN_DELAY_MS)
@@ -177,6 +177,7 @@ class RunPanel:
         ui.setupButton.visible = any(problem["code"].startswith("package.") for problem in problems)
         if parameters is None:
             return
+        self.check()
         names = [model["name"] for model in self.installation["models"]] if self.installation else []
         ui.modelCombo.currentIndex = names.index(parameters.model) if parameters.model in names else -1
         ui.modelLabel.text = self._modelText()
@@ -274,6 +275,7 @@ class RunPanel:
             output = self.session.folder(f"result-{time.time_ns()}")
             request = logic.reconstruction(parameters, self.session.folder("films"), output)
             self._placement = logic.placementOf(parameters)
+            self._transform = parameters.groundTruth.GetTransformNodeID() if logic.isMatched(parameters) else None
             self.job = self._start(request, "reconstruction")
         except AxonError as error:
             services.showError(error.title, error.advice)
@@ -294,6 +296,7 @@ class RunPanel:
         elif event["type"] == "preview":
             node = volumes.showPreview(event["path"], self._placement)
             if node is not None:
+                node.SetAndObserveTransformNodeID(self._transform)
                 layout.showPreview(node)
         else:
             self.session.say(event.get("text", ""))
@@ -335,7 +338,9 @@ class RunPanel:
         for job in (self.job, self._check, self._plan):
             if job is not None:
                 job.stop()
+        if self.job is not None:
+            layout.endPreview(None)
+            volumes.removePreview()
         self.job = self._check = self._plan = None
-        volumes.removePreview()
         self.ui.progressBar.visible = False
         self.ui.stageLabel.text = ""

@@ -170,14 +170,15 @@ class PoseController:
         """Bring a CT back to where it was scanned."""
         node.SetAndObserveTransformNodeID(None)
 
-    def showHandles(self, visible):
-        """Slicer's own handles in 3D views: arrows and rings about the middle of the CT."""
+    def showHandles(self, visible, viewNodes=()):
+        """Slicer's own handles: arrows and rings about the middle of the CT, in 3D views (all where none is named)."""
         if visible:
             self.node.CreateDefaultDisplayNodes()
             self.node.SetCenterOfTransformation(*(FLIP[:3, :3] @ self.isocentreLps))
         display = self.node.GetDisplayNode()
         if display is None:
             return
+        display.SetViewNodeIDs([node.GetID() for node in viewNodes])
         display.SetEditorScalingEnabled(False)
         display.SetEditorVisibility3D(visible)
         display.SetEditorSliceIntersectionVisibility(False)

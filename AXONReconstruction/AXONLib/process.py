@@ -70,7 +70,8 @@ class WorkerProcess:
     def __init__(self, arguments: Sequence[str | os.PathLike], environment: Mapping[str, str] | None = None) -> None:
         """Start it; AxonError if that is not possible."""
         environment = {**(os.environ if environment is None else environment)}
-        environment.update(PYTHONUNBUFFERED="1", PYTHONIOENCODING="utf-8")
+        # unbuffered lines; and no module of the folder that Slicer was started in may hide a library's
+        environment.update(PYTHONUNBUFFERED="1", PYTHONIOENCODING="utf-8", PYTHONSAFEPATH="1")
         flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW if WINDOWS else 0
         try:
             self._process = subprocess.Popen(

@@ -72,7 +72,7 @@ def load(source):
     Returns:
         list: the nodes, in the order of the files.
     """
-    from AXONLib import films  # not at Slicer's start: it brings what reads films
+    from AXONLib import films, layout  # not at Slicer's start: it brings what reads films
 
     sample = next(sample for sample in samples() if sample.name == source.sampleName)
     nodes = []
@@ -83,5 +83,8 @@ def load(source):
         else:
             node = films.loadFilm(path, name)
         nodes.append(node)
-    services.showInSliceViews(nodes[0])
+    if len(nodes) == 1:
+        layout.showFilms(nodes[0], None)
+    else:
+        services.showInSliceViews(nodes[0])
     return nodes

@@ -42,10 +42,6 @@ def layoutManager():
     return slicer.app.layoutManager()
 
 
-def processEvents():
-    slicer.app.processEvents()
-
-
 def soon(handler):
     """Call `handler` once the events that wait now have been handled."""
     qt.QTimer.singleShot(0, handler)
@@ -109,6 +105,16 @@ def showInSliceViews(node):
     slicer.util.setSliceViewerLayers(background=node, fit=True)
 
 
+def stopPlacing():
+    """Give the mouse back, if it places points."""
+    slicer.app.applicationLogic().GetInteractionNode().SwitchToViewTransformMode()
+
+
+def showDicom():
+    """Go to Slicer's DICOM module."""
+    slicer.util.selectModule("DICOM")
+
+
 # ---- logics of other modules
 
 
@@ -131,13 +137,9 @@ def loadVolume(path):
     return slicer.util.loadVolume(str(path))
 
 
-def saveNode(node, path):
-    return slicer.util.saveNode(node, str(path))
-
-
 def dicomFiles(uids):
     """The files of DICOM instances, as the database knows them; "" for an unknown one."""
-    database = slicer.dicomDatabase
+    database = getattr(slicer, "dicomDatabase", None)  # set late in Slicer's start
     return [database.fileForInstance(uid) for uid in uids] if database else []
 
 
@@ -187,10 +189,6 @@ def registerSample(category, name, paths, nodes, thumbnail, load):
 def showError(title, advice=""):
     """What went wrong, and what to do about it."""
     slicer.util.errorDisplay(f"{title}\n\n{advice}".strip())
-
-
-def confirm(text):
-    return slicer.util.confirmOkCancelDisplay(text)
 
 
 # ---- packages

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from slicer.i18n import tr as _
 
-from axon_core.errors import AxonError
+from axon_core.errors import AxonError, OutputError
 from AXONLib import films, services
 from AXONLib.signal import Signal
 
@@ -46,11 +46,18 @@ class Session:
         self._folder = None
 
     def folder(self, name=""):
-        """A folder of this session for files, made when first asked for."""
-        if self._folder is None or not os.path.isdir(self._folder):
-            self._folder = services.temporaryFolder()
-        path = os.path.join(self._folder, name)
-        os.makedirs(path, exist_ok=True)
+        """A folder of this session for files, made when first asked for; OutputError if the disk refuses."""
+        try:
+            if self._folder is None or not os.path.isdir(self._folder):
+                self._folder = services.temporaryFolder()
+            path = os.path.join(self._folder, name)
+            os.makedirs(path, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                "output.disk",
+                _("There is no folder for temporary files: {error}.").format(error=error.strerror),
+                _("Free space on the disk, or choose another folder under Edit > Application Settings."),
+            ) from error
         return path
 
     def close(self):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import slicer
@@ -11,6 +12,7 @@ from slicer.i18n import tr as _
 from axon_core import SYNTHETIC_NOTICE
 from axon_core.ctvolume import CTVolume
 from axon_core.errors import OutputError, VolumeError
+from axon_core.files import atomic_file
 
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # LPS <-> RAS
 SYNTHETIC, PROVENANCE = "AXON.Synthetic", "AXON.Provenance"
@@ -125,7 +127,9 @@ def showPreview(path, placement, name=PREVIEW_NAME):
         return nodes[0]
     node = addVolume(hu, placement @ affine, name)
     node.SetAttribute(SYNTHETIC, "1")
-    node.SetSaveWithScene(False)
+    node.SetHideFromEditors(True)
+    for made in (node, node.GetDisplayNode()):
+        made.SetSaveWithScene(False)
     return node
 
 
@@ -216,6 +220,22 @@ def exportVolume(node, path):
         OutputError: unknown ending, or the disk refuses.
     """
     return _synthetic(node).save(path, overwrite=True)
+
+
+def copyFile(source, path):
+    """Copy a file, whole or not at all; returns the path.
+
+    Raises:
+        OutputError: the disk refuses.
+    """
+    try:
+        with atomic_file(path, overwrite=True) as temporary:
+            shutil.copyfile(source, temporary)
+    except OSError as error:
+        raise OutputError(
+            "output.cannot-write", _("The file could not be written."), _("Check the free space on the disk.")
+        ) from error
+    return path
 
 
 def exportDicom(node, folder):

@@ -676,9 +676,26 @@ def test_dicom_that_is_no_film(tmp_path: Path) -> None:
     assert refusal(tmp_path, film_files.written(made)) == "film.no-pixels"
 
 
+@pytest.mark.parametrize("syntax", [JPEG_LS, JPEG_2000, "lossless"])
+def test_without_pydicom_s_decoders_simpleitk_reads_the_same(
+    syntax: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lossless = syntax == "lossless"
+    data = film_files.jpeg_lossless(CHEST16, tmp_path) if lossless else film_files.compressed(CHEST16, syntax)
+    wanted = loaded(tmp_path, data)
+    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", property(lambda _: False))
+    assert np.array_equal(loaded(tmp_path, data).pixels, wanted.pixels)
+
+
 def test_a_missing_decoder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import SimpleITK as sitk
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("no codec")
+
     data = film_files.compressed(CHEST16, JPEG_LS)
     monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", property(lambda _: False))
+    monkeypatch.setattr(sitk.ImageFileReader, "Execute", refuse)
     assert refusal(tmp_path, data) == "film.no-decoder"
 
 

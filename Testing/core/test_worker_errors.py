@@ -91,15 +91,6 @@ def test_what_is_no_frontal_film(
     assert status == 3 and line["code"] == code
 
 
-def test_a_compressed_film_without_its_decoder(tmp_path: Path) -> None:
-    stored = film_files.frontal(180, 180).astype(np.uint16) * 16
-    (tmp_path / "jls.dcm").write_bytes(film_files.compressed(stored, "1.2.840.10008.1.2.4.80"))
-    without = "import sys; sys.modules.update(dict.fromkeys(['jpeg_ls', 'pylibjpeg', 'libjpeg', 'gdcm']))"
-    status, line = failure({"frontal": str(tmp_path / "jls.dcm"), "output": str(tmp_path / "o")}, tmp_path, without)
-    assert status == 3 and line["code"] == "film.no-decoder"
-    assert "pylibjpeg-libjpeg" in line["advice"] and "uncompressed" in line["advice"]
-
-
 def test_models_that_cannot_be_used(film_png: Path, tiny_model: Path, tmp_path: Path) -> None:
     job = {"frontal": str(film_png), "output": str(tmp_path / "out"), "model": "axon-giant"}
     status, line = failure(job, tmp_path)

@@ -31,6 +31,8 @@ def start(views=True):
     QtCore.QSettings.setDefaultFormat(QtCore.QSettings.IniFormat)
     start.settings = tempfile.TemporaryDirectory(prefix="slicer-host-settings-")
     QtCore.QSettings.setPath(QtCore.QSettings.IniFormat, QtCore.QSettings.UserScope, start.settings.name)
+    # PySide6 drops a reference to True or False too many in some slots; below Python 3.12 the last one ends the process
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object([True, False] * 10**6))
     start.application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
     QtWidgets.QApplication.setOrganizationName("NA-MIC")
     QtWidgets.QApplication.setApplicationName("Slicer")

@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 import slicer
-from PySide6 import QtWidgets
+from PySide6 import QtCore, QtWidgets
 
 from .core_application import ContractObject
 from .facade import facadeOf, wrap
@@ -95,6 +95,7 @@ def unload(name):
     slicer.app.moduleManager()._signals.moduleAboutToBeUnloaded.emit(name)
     if module._representation is not None:
         module._representation.deleteLater()
+        QtCore.QCoreApplication.sendPostedEvents(module._representation, QtCore.QEvent.DeferredDelete)
     for attribute in (name.lower(), name + "Instance", name + "Widget"):
         vars(slicer.modules).pop(attribute, None)
 
