@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 
 from AXONLib import services
 from AXONLib.bones import hideBones, showBones
+from AXONLib.coarse import coarseCopy, removeCopy
 from AXONLib.display import displayAsCT, renderVolume
 
 FRONTAL, LATERAL, POSE = "AXONFrontal", "AXONLateral", "AXONPose"
@@ -136,6 +137,7 @@ class CompareLayout:
     def __init__(self):
         self._number = None
         self._links = []
+        self._copies = {}  # side -> the volume that its 3D view shows, and the coarser copy that is drawn, or None
 
     def enter(self, referenceNode, resultNode):
         """Show a result beside its reference, or alone where the reference is None.
@@ -156,7 +158,7 @@ class CompareLayout:
             volume.CreateDefaultDisplayNodes()
             if volume.GetDisplayNode().GetAutoWindowLevel():
                 displayAsCT(volume)
-            renderVolume(volume, [threeDView(side)])
+            self._render(side, volume)
             for plane in PLANES:
                 widget = services.sliceWidget(side + plane)
                 moved |= _setBackground(widget, volume)
@@ -172,9 +174,29 @@ class CompareLayout:
             displays = [volume.GetDisplayNode() for volume in sides.values()]
             self._links = [_Link(*cameras, _copyCamera), _Link(*displays, _copyWindow)]
 
+    def _render(self, side, volume):
+        """Draw a volume in its side's 3D view, a large one by a coarser copy."""
+        drawn, copy = self._copies.get(side, (None, None))
+        if drawn is not volume or (copy is not None and copy.GetScene() is None):
+            self._forget(side)
+            copy = coarseCopy(volume)
+            self._copies[side] = (volume, copy)
+        rendering = renderVolume(copy or volume, [threeDView(side)])
+        if copy is not None:
+            for node in (rendering, rendering.GetVolumePropertyNode(), rendering.GetROINode()):
+                if node is not None:
+                    node.SetSaveWithScene(False)
+
+    def _forget(self, side):
+        copy = self._copies.pop(side, (None, None))[1]
+        if copy is not None:
+            removeCopy(copy)
+
     def leave(self):
         """Unlink, and show the layout from before."""
         self._unlink()
+        for side in list(self._copies):
+            self._forget(side)
         _desk.close(self._number)
         self._number = None
 

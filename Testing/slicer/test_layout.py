@@ -559,3 +559,41 @@ def test_slicers_handles_move_the_pose(module):
     assert np.linalg.norm(matrix[:3, 3]) > 5
     assert matrix[:3, :3] == pytest.approx(np.eye(3), abs=1e-6)
     assert matrix[0, 3] < 0  # seen from the front, the patient's left is on the right: R grows to the left
+
+
+def test_a_large_ct_is_drawn_by_a_coarser_copy_in_the_same_place(hosted):
+    import slicer
+    from AXONLib import coarse, volumes
+
+    z, y, x = np.meshgrid(*(np.arange(n) for n in (30, 60, 60)), indexing="ij")
+    plane = (-1000 + 10 * x + 5 * y + 20 * z).astype(np.int16)  # linear, so that means are values between voxels
+    turn = np.array([[0.6, -0.8, 0, 5], [0.8, 0.6, 0, -7], [0, 0, 1.5, 9], [0, 0, 0, 1.0]])
+    ct = volumes.addVolume(plane, turn, "CT")
+    copy = coarse.coarseCopy(ct)
+    assert copy.GetImageData().GetDimensions() == (30, 30, 30)
+    before = volumes.affineOf(copy) @ [3, 4, 5, 1]
+    index = np.linalg.inv(volumes.affineOf(ct)) @ before
+    value = -1000 + 10 * index[0] + 5 * index[1] + 20 * index[2]
+    assert abs(slicer.util.arrayFromVolume(copy)[5, 4, 3] - value) <= 1
+    assert copy.GetHideFromEditors() and not copy.GetSaveWithScene()
+    coarse.removeCopy(copy)
+    assert copy.GetScene() is None
+    assert coarse.coarseCopy(volumes.addVolume(plane, np.diag([2.5, 2.5, 2.5, 1.0]), "coarse CT")) is None
+
+
+def test_leaving_the_comparison_takes_the_copy_away(hosted):
+    import slicer
+    from AXONLib import volumes
+    from AXONLib.layout import CompareLayout
+
+    ct = volumes.addVolume(np.zeros((20, 40, 40), np.int16), np.diag([0.9, 0.9, 2.0, 1.0]), "CT")
+    result = volumes.addVolume(np.zeros((20, 20, 20), np.int16), np.diag([2.0, 2.0, 2.0, 1.0]), "result")
+    nodes = slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLVolumeNode")
+    compare = CompareLayout()
+    compare.enter(ct, result)
+    compare.enter(ct, result)
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLVolumeNode") == nodes + 1
+    logic = slicer.modules.volumerendering.logic()
+    assert logic.GetFirstVolumeRenderingDisplayNode(ct) is None
+    compare.leave()
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLVolumeNode") == nodes
