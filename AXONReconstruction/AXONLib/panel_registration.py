@@ -297,11 +297,11 @@ class RegistrationPanel:
     def _choices(self):
         """What the masks and the geometry depend on."""
         parameters = self.session.parameters
-        region = parameters.collimation
-        box = region and (
-            slicer.util.arrayFromVTKMatrix(region.GetObjectToWorldMatrix()).tolist(),
-            list(region.GetSizeWorld()),
-        )
+        region, box = parameters.collimation, None
+        if region is not None:
+            size = [0.0, 0.0, 0.0]
+            region.GetSizeWorld(size)
+            box = (slicer.util.arrayFromVTKMatrix(region.GetObjectToWorldMatrix()).tolist(), size)
         return (region, box, parameters.maskMarkers, parameters.sourceDistance, parameters.depthLocked)
 
     def applyChoices(self):

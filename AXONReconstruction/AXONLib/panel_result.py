@@ -61,6 +61,10 @@ class ResultPanel:
         if shown != self._shown:
             self._shown = shown
             self._showFacts(result if synthetic else None)
+            if ui.compareButton.checked and not ui.compareButton.enabled:
+                ui.compareButton.checked = False
+            elif ui.compareButton.checked:
+                self.compareLayout.enter(truth, result)
 
     def _showFacts(self, result):
         ui = self.ui

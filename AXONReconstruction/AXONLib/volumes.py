@@ -154,7 +154,7 @@ def loadResult(path, name, placement, provenance):
     """Add a volume that a worker wrote to the scene, placed and marked as synthetic.
 
     Args:
-        path: anything `CTVolume.load` reads, in the X-ray room.
+        path: NRRD, NIfTI or MetaImage, in the X-ray room.
         name: of the node.
         placement: (4, 4) X-ray room -> frame of the result, LPS mm.
         provenance: plain values.
@@ -162,15 +162,18 @@ def loadResult(path, name, placement, provenance):
     Raises:
         OutputError: it cannot be read back.
     """
+    import SimpleITK as sitk  # not CTVolume: a difference or a spread is no CT
+
     try:
-        volume = CTVolume.load(path)
-    except VolumeError as error:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
         raise OutputError(
             "result.unreadable", _("The result could not be read back."), _("Check the free space on the disk.")
         ) from error
-    hu = volume.hu
-    whole = np.rint(hu)
-    node = addVolume(whole.astype(np.int16) if np.array_equal(whole, hu) else hu, placement @ volume.affine, name)
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    node = addVolume(sitk.GetArrayFromImage(image), placement @ affine, name)
     node.SetAttribute(SYNTHETIC, "1")
     node.SetAttribute(PROVENANCE, json.dumps(provenance, ensure_ascii=False))
     node.SetAttribute("AXON.Notice", SYNTHETIC_NOTICE)

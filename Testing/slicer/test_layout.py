@@ -563,6 +563,7 @@ def test_slicers_handles_move_the_pose(module):
 
 def test_a_large_ct_is_drawn_by_a_coarser_copy_in_the_same_place(hosted):
     import slicer
+
     from AXONLib import coarse, volumes
 
     z, y, x = np.meshgrid(*(np.arange(n) for n in (30, 60, 60)), indexing="ij")
@@ -583,6 +584,7 @@ def test_a_large_ct_is_drawn_by_a_coarser_copy_in_the_same_place(hosted):
 
 def test_leaving_the_comparison_takes_the_copy_away(hosted):
     import slicer
+
     from AXONLib import volumes
     from AXONLib.layout import CompareLayout
 
