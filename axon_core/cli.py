@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import signal
@@ -15,26 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from axon_core import SYNTHETIC_NOTICE, __version__
-from axon_core.errors import AxonError, Cancelled, ConfigError, OutputError
+from axon_core import SYNTHETIC_NOTICE, __version__, cli_data, cli_train
+from axon_core.cli_shared import Debug, Force, Json, told
+from axon_core.cli_shared import console as _console
+from axon_core.cli_shared import examples as _examples
+from axon_core.errors import AxonError, ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from axon_core.film_choice import FilmChoice
     from axon_core.geometry import RigidPose
     from axon_core.job import ReconstructJob, Result
     from axon_core.pipeline import Progress as PipelineProgress
-
-_EXIT_CODES = (
-    "Exit status: 0 well, 1 internal error or failed selfcheck, 2 wrong option, 3 unusable film, 4 unusable CT, "
-    "5 unusable model, 6 result cannot be written, 7 device missing or out of memory, 130 cancelled."
-)
-
-
-def _examples(*lines: str) -> str:
-    return "\n\n".join(["[bold]Examples[/]", *(f"[cyan]{line}[/]" for line in lines), _EXIT_CODES])
-
 
 app = typer.Typer(
     add_completion=False,
@@ -46,9 +36,6 @@ app = typer.Typer(
     epilog=_examples("axon demo", "axon reconstruct chest.dcm -o result", "axon reconstruct --help"),
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object (also for errors) and nothing else.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an earlier result. Other files are never touched.")]
 Model = Annotated[
     str, typer.Option("--model", "-m", help="Name of an installed model (see `axon models`) or a folder.")
 ]
@@ -76,49 +63,6 @@ class Frontal(str, Enum):
 
     PA = "PA"
     AP = "AP"
-
-
-# --- errors ----------------------------------------------------------------------------------------------------------
-
-
-def told(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn whatever escapes from a command into one line with advice, and the exit status."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **options: Any) -> None:
-        try:
-            command(*args, **options)
-        except typer.Exit:
-            raise
-        except KeyboardInterrupt:
-            _fail(Cancelled(), options)
-        except AxonError as error:
-            _fail(error, options)
-        except Exception as error:
-            name = type(error).__name__
-            _fail(AxonError("internal", f"Internal error: {name}.", "Run again with --debug to see where."), options)
-
-    return wrapped
-
-
-def _fail(error: AxonError, options: dict[str, Any]) -> NoReturn:
-    if options.get("debug"):
-        import traceback
-
-        traceback.print_exc()
-    if options.get("json_"):
-        print(json.dumps({"error": error.to_dict()}))
-    else:
-        from rich.markup import escape
-
-        _console(stderr=True).print(f"[bold red]{escape(error.title)}[/] {escape(error.advice)}", soft_wrap=True)
-    raise typer.Exit(error.exit_code)
-
-
-def _console(stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False)
 
 
 def _version(asked: bool) -> None:
@@ -694,6 +638,10 @@ _CHECKS: dict[str, Callable[[], str]] = {
     "weights": _check_weights,
     "computation": _check_numbers,
 }
+
+
+cli_data.register(app)
+app.add_typer(cli_train.app, name="train")
 
 
 def main() -> None:

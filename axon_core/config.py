@@ -172,16 +172,21 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in (Path(__file__).parent / "presets").glob("*.toml"))
 
 
-def load_preset(name: str) -> ModelConfig:
-    """Read a shipped preset ("tiny", "small", "base", "paper") or a path to a TOML file."""
+def preset_table(name: str) -> dict[str, Any]:
+    """The tables of a shipped preset ("tiny", "small", "base", "paper"), or of a TOML file given by its path."""
     path = Path(name) if name.endswith(".toml") else Path(__file__).parent / "presets" / f"{name}.toml"
     if not path.is_file():
         raise ConfigError("config.preset", f"There is no preset {name!r}.", f"Use one of {', '.join(preset_names())}.")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError("config.toml", f"{path.name} is not valid TOML: {error}.", "Correct the file.") from error
-    return from_dict(ModelConfig, values, path.name)
+
+
+def load_preset(name: str) -> ModelConfig:
+    """The model of a preset: its tables without [training], which only `axon_core.training` reads."""
+    values = {key: value for key, value in preset_table(name).items() if key != "training"}
+    return from_dict(ModelConfig, values, name if name.endswith(".toml") else f"{name}.toml")
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ COLLIMATOR_SHARE = 0.95  # of an edge's length over which brightness must step t
 COLLIMATOR_STEP = 0.06  # median step over the edge, of the film's range of values
 COLLIMATOR_FLAT = 0.25  # spread of the values outside the edge, of the film's range
 AIR, BELLY = 0.12, 0.45  # of the film's range of values: air is darker, the belly brighter
+LATERAL_MARGIN = 0.075  # frontal films resemble the lateral sketch by up to this more than their own
 MIN_KEPT = 0.4  # a crop never leaves less than this of an edge
 
 
@@ -97,6 +98,20 @@ def bone_is_bright(pixels: np.ndarray) -> float:
     ranks = _ranks(pixels, 32).ravel()
     fits = [float(np.corrcoef(sketch.ravel(), ranks)[0, 1]) for sketch in _sketches(32)]
     return max(fits, key=abs)
+
+
+def looks_lateral(pixels: np.ndarray) -> float:
+    """How sure it is that a chest film is a lateral one: above 0 it is, below 0 it is frontal; between -2 and 2.
+
+    Ranks are correlated with the sketches of both. Of public films, 70 frontal ones score at most -0.08, a CT's scout
+    -0.02, and 19 lateral ones at least 0.01.
+
+    Args:
+        pixels: (rows, columns), the film without its frame, upright, bone bright.
+    """
+    ranks = _ranks(pixels, 32).ravel()
+    frontal, lateral = (float(np.corrcoef(sketch.ravel(), ranks)[0, 1]) for sketch in _sketches(32))
+    return lateral - frontal - LATERAL_MARGIN
 
 
 def quarter_turns(pixels: np.ndarray) -> int:

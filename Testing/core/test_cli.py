@@ -23,7 +23,7 @@ from axon_core.errors import ConfigError, DeviceError, FilmError, ModelError, Ou
 from axon_core.job import FORMATS
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-COMMANDS = ("reconstruct", "demo", "models", "info", "drr", "register", "view", "selfcheck")
+COMMANDS = ("reconstruct", "demo", "models", "info", "drr", "register", "view", "selfcheck", "prepare")
 
 
 def axon(*arguments: object) -> Any:

@@ -144,7 +144,7 @@ def main(folder):
     desk.sections("registration")
     ui.registerButton.click()
     ui.searchButton.click()
-    assert desk.wait(300, lambda: widget.registration.job is None), "no registration"
+    assert desk.wait(300, lambda: widget.registration.search.job is None), "no registration"
     parameters.compareMode = CompareMode.RED_CYAN
     desk.wait(2)
     desk.picture(folder / "slicer_registration.png")

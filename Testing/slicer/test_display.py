@@ -131,7 +131,7 @@ def test_difference_is_red_above_and_blue_below(module, value, channel):  # noqa
 
     result = ball("result")
     module.showResult(result)
-    display.showDifference(result, deviation(result, value), 1)
+    display.showDifference([result], deviation(result, value), 1)
     right, left = colours()
     assert right[channel] > right[2 - channel] + 80
     assert left.min() > 235  # nearly white: equal
@@ -143,7 +143,7 @@ def test_overlay_lies_over_its_volume_alone(module):  # noqa: F811
     reference, result = ball("reference"), ball("result")
     compare = module.CompareLayout()
     compare.enter(reference, result)
-    display.showDifference(result, deviation(result, 100), 0.5)
+    display.showDifference([result], deviation(result, 100), 0.5)
     assert not widget("AXONReferenceAxial").mrmlSliceCompositeNode().GetForegroundVolumeID()
     assert widget("AXONResultAxial").mrmlSliceCompositeNode().GetForegroundVolumeID()
     compare.leave()

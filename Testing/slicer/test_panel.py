@@ -370,12 +370,17 @@ SHORTCUTS = 14  # four buttons and ten ways to move the CT
 
 
 def shortcuts():
-    """keys -> shortcut of the main window."""
+    """keys -> shortcut of the main window, of those that are the module's."""
     import qt
     import slicer
 
+    from AXONLib.panel_registration import KEYS
+
+    widget = slicer.modules.AXONReconstructionWidget
+    ours = {keys for keys, _button in widget.SHORTCUTS} | {f"Alt+Shift+{key}" for key, *_unused in KEYS}
+
     found = slicer.util.mainWindow().findChildren(qt.QShortcut)
-    return {shortcut.key.toString(): shortcut for shortcut in found}
+    return {shortcut.key.toString(): shortcut for shortcut in found if shortcut.key.toString() in ours}
 
 
 def test_shortcuts_live_while_the_module_is_shown(panel):

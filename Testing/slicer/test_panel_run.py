@@ -56,6 +56,7 @@ def run(started):
         seen.before = driving.content()
         panel.ui.applyButton.click()
         seen.button = panel.ui.applyButton.text
+        panel.run.job.event.connect(lambda event: seen.stages.append(panel.ui.stageLabel.text))
 
         def watched():
             seen.stages.append(panel.ui.stageLabel.text)

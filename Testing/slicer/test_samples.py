@@ -90,9 +90,10 @@ def test_the_first_is_shown(sources: dict) -> None:
     import slicer
 
     for source in sources.values():
-        node = source.customDownloader(source)[0]
-        shown = slicer.app.layoutManager().sliceWidget("Red").sliceLogic().GetBackgroundLayer().GetVolumeNode()
-        assert shown is node
+        nodes = source.customDownloader(source)
+        view = "Red" if len(nodes) > 1 else "AXONFrontal"  # a film as it hangs, a CT in Slicer's own views
+        shown = slicer.app.layoutManager().sliceWidget(view).sliceLogic().GetBackgroundLayer().GetVolumeNode()
+        assert shown is nodes[0]
 
 
 def test_without_a_main_window(hosted, sources: dict) -> None:

@@ -6,7 +6,6 @@ each; the look of the films is drawn anew each time a pair is used.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,14 @@ from axon_core.data.phantom import thorax
 from axon_core.drr.appearance import random_look
 from axon_core.drr.projector import Projector
 from axon_core.errors import ConfigError
+from axon_core.files import atomic_file
 from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView
 from axon_core.intensity import HuWindow, hu_to_mu
 
 RENDER_SIZE = 128  # voxels along the cube from which films are rendered (2.8 mm)
+
+
+Item = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # films, target, weight: see `PairDataset`
 
 
 @dataclass(frozen=True)
@@ -54,59 +57,72 @@ def project_pair(hu: torch.Tensor, grid: CanonicalGrid, pixels: int, frontal: Xr
     return torch.stack(films)
 
 
-def make_pair(cases: Sequence[Case], seed: int, size: int, pixels: int, phantom_share: float = 0.35) -> Pair:
+def make_pair(
+    cases: Sequence[Case],
+    seed: int,
+    size: int,
+    pixels: int,
+    phantom_share: float = 0.35,
+    render: int | None = None,
+) -> Pair:
     """Draw a chest (a deformed CT, or a deformed phantom with probability `phantom_share`) and project it.
 
     Args:
-        cases: CTs on a RENDER_SIZE grid; may be empty when phantom_share is 1.
+        cases: CTs on a grid of `render` voxels; may be empty when phantom_share is 1.
         seed: everything random follows from it.
         size: edge of the returned volume.
         pixels: edge of the returned films.
+        render: voxels along the cube from which the films are rendered; RENDER_SIZE when None.
 
     Errors:
-        ConfigError: no CT to draw from, or a size that does not divide RENDER_SIZE.
+        ConfigError: no CT to draw from, or a size that does not divide `render`.
     """
+    render = render or RENDER_SIZE
     if not cases and phantom_share < 1:
         raise ConfigError(
             "pairs.no-ct", "No CT was given to make pairs from.", "Name CTs, or draw phantoms only (share 1)."
         )
-    if RENDER_SIZE % size:
-        raise ConfigError("pairs.size", f"Volumes of {size} voxels are not made.", f"Use a divisor of {RENDER_SIZE}.")
+    if render % size:
+        raise ConfigError("pairs.size", f"Volumes of {size} voxels are not made.", f"Use a divisor of {render}.")
     generator = torch.Generator().manual_seed(seed)
-    grid = CanonicalGrid(RENDER_SIZE)
+    grid = CanonicalGrid(render)
     if float(torch.rand((), generator=generator)) < phantom_share:
         source = torch.from_numpy(thorax(seed, grid))
-        known = torch.ones(RENDER_SIZE)
+        known = torch.ones(render)
     else:
         case = cases[int(torch.randint(len(cases), (), generator=generator))]
         source = torch.from_numpy(case.hu)
         known = torch.from_numpy(case.known).float()
-    deformation = centred_in_depth(random_deformation(RENDER_SIZE, generator), source)
+    deformation = centred_in_depth(random_deformation(render, generator), source)
     hu = density_jitter(warp(source, deformation, AIR_HU), generator)
     frontal = XrayView.AP if float(torch.rand((), generator=generator)) < 0.15 else XrayView.PA
     integrals = project_pair(hu, grid, pixels, frontal)
-    z = deformation[0, ..., 2].add(1).mul(RENDER_SIZE / 2).floor().long()  # which slice of the CT each voxel comes from
-    inside = (z >= 0) & (z < RENDER_SIZE)
-    known_hu = torch.where(inside, known[z.clamp(0, RENDER_SIZE - 1)], torch.tensor(0.0))
-    factor = RENDER_SIZE // size
-    return Pair(_pool(hu, factor), _pool(known_hu, factor) > 0.5, integrals)
+    return pooled(hu, known_after(deformation, known), integrals, size)
 
 
-def _pool(volume: torch.Tensor, factor: int) -> torch.Tensor:
-    return F.avg_pool3d(volume[None, None], factor)[0, 0]
+def known_after(deformation: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Which voxels come from known slices of the CT: (n,) in {0, 1} along z -> (n, n, n)."""
+    size = len(known)
+    z = deformation[0, ..., 2].add(1).mul(size / 2).floor().long()  # which slice of the CT each voxel comes from
+    return torch.where((z >= 0) & (z < size), known[z.clamp(0, size - 1)], torch.tensor(0.0))
+
+
+def pooled(hu: torch.Tensor, known: torch.Tensor, integrals: torch.Tensor, size: int) -> Pair:
+    """A pair of `size` voxels from a finer volume and the share of it that is known, (n, n, n) each."""
+    factor = hu.shape[0] // size
+    hu, known = (F.avg_pool3d(volume[None, None], factor)[0, 0] for volume in (hu, known))
+    return Pair(hu, known > 0.5, integrals)
 
 
 def save_pair(pair: Pair, path: Path) -> None:
     """Write a pair as an uncompressed .npz (int16 HU, packed mask, float16 integrals), atomically."""
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
+    with atomic_file(path, overwrite=True) as temporary, open(temporary, "wb") as file:
         np.savez(
             file,
             hu=pair.hu.round().clamp(-1024, 3071).short().numpy(),
             known=np.packbits(pair.known.numpy()),
             integrals=pair.integrals.half().numpy(),
         )
-    os.replace(temporary, path)
 
 
 def load_pair(path: Path) -> Pair:
@@ -125,7 +141,7 @@ class PairDataset(torch.utils.data.Dataset):
     """
 
     def __init__(self, folder: Path, window: HuWindow, seed: int = 0, unknown_weight: float = 0.1) -> None:
-        self.paths = sorted(folder.glob("*.npz"))
+        self.paths = sorted(folder.glob("[!.]*.npz"))
         if not self.paths:
             raise ConfigError(
                 "pairs.none", f"There are no pairs in {folder.name}.", "Make them first, or name their folder."
@@ -137,10 +153,14 @@ class PairDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> Item:
         """`index` may exceed the number of files: it then names the same pair with another look."""
         pair = load_pair(self.paths[index % len(self.paths)])
         generator = torch.Generator().manual_seed(self.seed + index)
         films = torch.stack([random_look(generator).apply(film) for film in pair.integrals])
-        weight = torch.where(pair.known, 1.0, self.unknown_weight)
-        return films, self.window.encode(pair.hu)[None], weight[None]
+        return as_item(films, pair, self.window, self.unknown_weight)
+
+
+def as_item(films: torch.Tensor, pair: Pair, window: HuWindow, unknown_weight: float) -> Item:
+    """What networks are trained on, from films (2, h, w) in [-1, 1] and their pair."""
+    return films, window.encode(pair.hu)[None], torch.where(pair.known, 1.0, unknown_weight)[None]

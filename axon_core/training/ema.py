@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -25,12 +29,22 @@ class EMA:
             else:
                 self.average[key].copy_(value)
 
-    def state_dict(self) -> dict[str, object]:
+    @contextmanager
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """Inside, the module has the averaged weights; afterwards its own again, bit by bit."""
+        own = {key: value.clone() for key, value in module.state_dict().items()}
+        module.load_state_dict(self.average)
+        try:
+            yield
+        finally:
+            module.load_state_dict(own)
+
+    def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on."""
         return {"updates": self.updates, "average": self.average}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`."""
-        self.updates = int(state["updates"])  # type: ignore[call-overload]
-        for key, value in state["average"].items():  # type: ignore[attr-defined]
+        self.updates = int(state["updates"])
+        for key, value in state["average"].items():
             self.average[key].copy_(value)

@@ -11,13 +11,12 @@
     recipe ship --run run --out Resources/Models/axon-small --default endpoint super-resolution ...
 
 Every command resumes where it was stopped. Each stage starts from the finished stages before it in `--run`.
+``axon train`` trains the same runs from the same pairs, with the preset's settings (`training.settings`).
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,24 +26,12 @@ from axon_core.config import load_preset
 from axon_core.data.cases import load_case
 from axon_core.data.pairs import PairDataset, make_pair, save_pair
 from axon_core.errors import AxonError
-from axon_core.model import AxonModel, ModelCard
-from axon_core.training import stages
-from axon_core.training.trainer import TrainOptions, read_state, train
-
-STAGES = {
-    "endpoint": stages.EndpointStage,
-    "coarse": stages.BridgeStage,
-    "prior": stages.PriorStage,
-    "control": stages.ControlStage,
-    "super-resolution": stages.SuperResolutionStage,
-}
-TRAINED = {  # training stage -> attribute of AxonModel
-    "endpoint": "film_to_volume",
-    "coarse": "coarse",
-    "prior": "prior",
-    "control": "control",
-    "super-resolution": "sr",
-}
+from axon_core.model import ModelCard
+from axon_core.training.plot import plot_curves
+from axon_core.training.run import begin_run, export_run, train_stage
+from axon_core.training.settings import StageSettings
+from axon_core.training.stages import STAGES
+from axon_core.training.trainer import make_fabric
 
 
 def make_pairs(args: argparse.Namespace) -> None:
@@ -58,78 +45,21 @@ def make_pairs(args: argparse.Namespace) -> None:
             save_pair(make_pair(cases, seed, args.size or config.size, config.film_size, args.phantoms), path)
 
 
-def open_run(preset: str, run: Path) -> AxonModel:
-    """A model of `preset` with the averaged weights of every stage that the run has begun, and the bridge's sigma."""
-    config = load_preset(preset)
-    sigma_file = run / "sigma.txt"
-    if sigma_file.is_file():
-        sigma = float(sigma_file.read_text())
-        config = dataclasses.replace(config, bridge=dataclasses.replace(config.bridge, sigma=sigma, s=2 * sigma**2))
-    done = []
-    model = AxonModel(config)
-    for stage, attribute in TRAINED.items():
-        state_file = run / stage / "state.pt"
-        if state_file.is_file():
-            network = getattr(model, attribute)
-            network.load_state_dict(read_state(state_file, network)["ema"]["average"])
-            network.eval().requires_grad_(False)
-            done.append({"prior": "", "control": "fine"}.get(stage, stage))
-    model.card = ModelCard(stages=tuple(stage for stage in done if stage))
-    return model
-
-
-@torch.inference_mode()
-def residual_sd(model: AxonModel, data: PairDataset, count: int = 64) -> float:
-    """Standard deviation of Y - F(x) over known voxels, one and two views in turn."""
-    total, weight_sum = 0.0, 0.0
-    for index in range(count):
-        films, target, weight = data[index]
-        error = model.endpoint(films[None, : 1 + index % 2])[0] - target
-        known = (weight == 1).float()
-        total += float((error**2 * known).sum())
-        weight_sum += float(known.sum())
-    return (total / weight_sum) ** 0.5
-
-
-def train_stage(args: argparse.Namespace) -> None:
+def train_one(args: argparse.Namespace) -> None:
     """Train one stage; see the module's text."""
     torch.set_num_threads(args.threads)
-    model = open_run(args.preset, args.run)
-    data = PairDataset(args.pairs, model.config.hu_window, seed=args.seed)
-    if args.stage == "coarse" and model.config.bridge.sigma and not (args.run / "sigma.txt").is_file():
-        (args.run / "sigma.txt").write_text(f"{residual_sd(model, data):.4f}\n")
-        model = open_run(args.preset, args.run)
-    options = TrainOptions(steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed, ema=args.ema)
-    train(STAGES[args.stage](model), data, options, args.run / args.stage)
+    data = PairDataset(args.pairs, load_preset(args.preset).hu_window, seed=args.seed)
+    settings = StageSettings(steps=args.steps, batch=args.batch, lr=args.lr, ema=args.ema)
+    begin_run(args.run, args.preset, [{"kind": "pairs", "folder": args.pairs.name, "count": len(data)}], args.seed)
+    train_stage(args.stage, args.preset, args.run, data, settings, make_fabric(), seed=args.seed)
 
 
 def ship(args: argparse.Namespace) -> None:
     """Write the averaged weights of every trained stage as a model, with its card and the curves of training."""
-    model = open_run(args.preset, args.run)
-    card = dataclasses.replace(
-        model.card,
-        title=args.title,
-        licence=args.licence,
-        data=args.data,
-        notes=args.notes,
-        default_stages=tuple(args.default),
-    )
-    info = model.save_pretrained(args.out, card)
+    card = ModelCard(args.title, args.licence, args.data, (), tuple(args.default), args.notes)
+    info = export_run(args.run, args.out, card, args.preset)
     plot_curves(args.run, args.out / "curves.png")
     print(f"{info.folder}: {info.size_bytes / 1e6:.1f} MB, sha256 {info.sha256}")
-
-
-def plot_curves(run: Path, picture: Path) -> None:
-    """Loss against step of every stage, from the run's logs."""
-    from matplotlib.figure import Figure
-
-    logs = [(stage, run / stage / "log.jsonl") for stage in STAGES if (run / stage / "log.jsonl").is_file()]
-    figure = Figure(figsize=(3.2 * len(logs), 2.6), layout="constrained")
-    for axes, (stage, path) in zip(figure.subplots(1, len(logs), squeeze=False)[0], logs, strict=True):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], lw=0.8)
-        axes.set(title=stage, xlabel="step", yscale="log")
-    figure.savefig(picture, dpi=100)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -156,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer.add_argument("--seed", type=int, default=0)
     trainer.add_argument("--threads", type=int, default=torch.get_num_threads())
     trainer.add_argument("--preset", default="small")
-    trainer.set_defaults(run_command=train_stage)
+    trainer.set_defaults(run_command=train_one)
     shipping = commands.add_parser("ship", help="write the run as a model")
     shipping.add_argument("--run", type=Path, required=True)
     shipping.add_argument("--out", type=Path, required=True)

@@ -1,173 +1,260 @@
-"""The loss of each stage: a module over the networks that it trains, whose `forward(batch, generator)` is the loss.
+"""The loss of each stage: a module over the network that it trains, whose `forward(batch, draws)` is the loss.
 
-A batch is (films (B, 2, p, p), target (B, 1, n, n, n), weight (B, 1, n, n, n)) as `PairDataset` gives it.
+A batch is (films (B, 2, p, p), target (B, 1, n, n, n), weight (B, 1, n, n, n)) as `PairDataset` gives it. The loss is
+one value for each sample, so that its mean over a batch does not depend on how the batch is divided, with the time in
+[0, 1] at which the sample was taken (0 where a stage knows no time).
+
+`volume(batch, draws)` is what the stage makes of a batch when it is used, for validation: (B, 1, n, n, n) in [-1, 1].
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from axon_core.diffusion import bridge, gaussian
-from axon_core.diffusion.sampling import SeededNoise, sample_bridge
+from axon_core.diffusion.sampling import SeededNoise, sample_bridge, sample_ddim
 from axon_core.model import AxonModel
+from axon_core.training.draws import Draws
+from axon_core.training.settings import StageSettings
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def weighted_mean(error: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Mean of the voxel errors, each with its weight."""
-    return (error * weight).sum() / weight.sum()
+class Loss(NamedTuple):
+    """Of each sample, (B,), and its time, (B,) in [0, 1]."""
+
+    values: torch.Tensor
+    time: torch.Tensor
 
 
-def drop_views(films: torch.Tensor, generator: torch.Generator, probability: float = 0.65) -> torch.Tensor:
-    """Leave out the lateral films of a batch with `probability`, so that one checkpoint serves one view or two."""
-    return films[:, :1] if float(torch.rand((), generator=generator)) < probability else films
+class Stage(nn.Module):
+    """What all stages have in common.
 
+    Attributes:
+        model: all networks; those that are not `trained` stay as they are.
+        trained: the network that learns.
+        settings: min_snr and synthetic are read here.
+    """
 
-def stratified(batch: int, generator: torch.Generator) -> torch.Tensor:
-    """(B,) in [0, 1): one draw in each of B equal strata, which lowers the variance of the loss over times."""
-    return (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+    learns = ""  # attribute of the model that is `trained`
+    needs: tuple[str, ...] = ()  # stages that must be trained before
+    enlarges = 1  # the batch's volumes are so many times finer than the model's grid
+    conditional = True  # whether `volume` is meant to be the target
 
-
-class EndpointStage(nn.Module):
-    """Anchor F(x) on the CT before the bridge: mean (F - Y)^2 + 0.1 mean |F - Y|."""
-
-    def __init__(self, model: AxonModel) -> None:
+    def __init__(self, model: AxonModel, settings: StageSettings) -> None:
         super().__init__()
         self.model = model
-        self.trained = model.film_to_volume
+        self.trained: nn.Module = getattr(model, self.learns)
+        self.settings = settings
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+    def forward(self, batch: Batch, draws: Draws) -> Loss:
+        raise NotImplementedError
+
+    def volume(self, batch: Batch, draws: Draws) -> torch.Tensor:
+        raise NotImplementedError
+
+
+def weighted_mean(error: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """(B,): mean over each sample's voxels, each with its weight."""
+    return (error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1e-6)
+
+
+def drop_views(films: torch.Tensor, draws: Draws, probability: float = 0.65) -> torch.Tensor:
+    """Leave out the lateral films of a step with `probability`, so that one checkpoint serves one view or two."""
+    return films[:, :1] if draws.number() < probability else films
+
+
+def min_snr(alpha: torch.Tensor, gamma: float, prediction: str) -> torch.Tensor:
+    """Weights of the squared error by the signal-to-noise ratio SNR = a / (1 - a) (Hang et al., ICCV 2023).
+
+    min(SNR, gamma) / SNR for "epsilon", min(SNR, gamma) / (SNR + 1) for "v": both weigh the error of x0 by
+    min(SNR, gamma). With a terminal SNR of zero, "v" gives the last time no weight.
+    """
+    snr = alpha / (1 - alpha)
+    return (gamma / snr).clamp_max(1.0) if prediction == "epsilon" else snr.clamp_max(gamma) / (snr + 1)
+
+
+class EndpointStage(Stage):
+    """Anchor F(x) on the CT before the bridge: mean (F - Y)^2 + 0.1 mean |F - Y|."""
+
+    learns = "film_to_volume"
+
+    def forward(self, batch: Batch, draws: Draws) -> Loss:
         films, target, weight = batch
-        error = self.model.endpoint(drop_views(films, generator)).float() - target
-        return weighted_mean(error**2 + 0.1 * error.abs(), weight)
+        error = self.model.endpoint(drop_views(films, draws)).float() - target
+        values = weighted_mean(error**2 + 0.1 * error.abs(), weight)
+        return Loss(values, torch.zeros_like(values))
+
+    def volume(self, batch: Batch, draws: Draws) -> torch.Tensor:
+        return self.model.endpoint(batch[0][:, :1]).float()
 
 
-class BridgeStage(nn.Module):
+class BridgeStage(Stage):
     """The bridge between Y and a frozen F(x), paper Eq. 3 as prediction of x0.
 
     The squared error of x0 is divided by c_out^2, which makes it the error of a unit-variance target at every m. A
     fifth of the draws sit at m = 1, where sampling starts.
     """
 
-    def __init__(self, model: AxonModel) -> None:
-        super().__init__()
-        self.model = model
-        self.trained = model.coarse
+    learns = "coarse"
+    needs = ("endpoint",)
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+    def forward(self, batch: Batch, draws: Draws) -> Loss:
         films, x0, weight = batch
         c = self.model.config.bridge
         with torch.no_grad():
-            y = self.model.endpoint(drop_views(films, generator)).float()
-        m = stratified(len(x0), generator).clamp(0.001, 0.999).view(-1, 1, 1, 1, 1)
-        start = torch.rand(m.shape, generator=generator) < 0.2
-        m = torch.where(start, torch.tensor(0.9995), m).to(x0.device)
-        x = bridge.forward(x0, y, m, c.s, _noise(x0, generator))
+            y = self.model.endpoint(drop_views(films, draws)).float()
+        time = draws.stratified().clamp(0.001, 0.999)
+        time = torch.where(draws.uniform() < 0.2, torch.tensor(0.9995), time).to(x0.device)
+        m = time.view(-1, 1, 1, 1, 1)
+        x = bridge.forward(x0, y, m, c.s, draws.noise(x0))
         error = self.model.bridge_x0(x, m, y).float() - x0
         if c.sigma:
             error = error / bridge.preconditioning(m, c.s, c.sigma)[1]
-        return weighted_mean(error**2, weight)
+        return Loss(weighted_mean(error**2, weight), time)
+
+    def volume(self, batch: Batch, draws: Draws) -> torch.Tensor:
+        return bridge_sample(self.model, self.model.endpoint(batch[0][:, :1]).float(), 8, draws)
 
 
-class PriorStage(nn.Module):
+class PriorStage(Stage):
     """The unconditional DDPM over CT volumes: ||target - output||^2 (paper Eq. 4 without the condition)."""
 
-    def __init__(self, model: AxonModel) -> None:
-        super().__init__()
-        self.model = model
-        self.trained = model.prior
+    learns = "prior"
+    conditional = False
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+    def forward(self, batch: Batch, draws: Draws) -> Loss:
         _, x0, weight = batch
-        x, time, target = _noised(self.model, x0, generator)
-        return weighted_mean((self.model.prior(x, time).float() - target) ** 2, weight)
+        x, t, target, importance = noised(self.model, x0, draws, self.settings.min_snr)
+        error = self.model.prior(x, t).float() - target
+        return Loss(importance * weighted_mean(error**2, weight), t / len(self.model.alphas))
+
+    def volume(self, batch: Batch, draws: Draws) -> torch.Tensor:
+        model, like = self.model, batch[1]
+
+        def denoise(x: torch.Tensor, t: float) -> torch.Tensor:
+            time = torch.full((len(x),), t, device=x.device)
+            alpha = model.alphas[int(t)].to(x.device, x.dtype)
+            return gaussian.predict_x0(x, alpha, model.prior(x, time).float(), model.config.diffusion.prediction)
+
+        return sample_ddim(denoise, draws.noise(like), gaussian.times(12), model.alphas, 0.0, draws.noise)
 
 
-class ControlStage(nn.Module):
+class ControlStage(Stage):
     """ControlNet on the coarse volume, the prior frozen; gradients flow through the prior's decoder.
 
-    The hint is what inference offers: F(x) or a short bridge sample, from one view or two, slightly degraded, because
-    the coarse volumes of training chests are better than those of new ones.
+    It starts as the prior's encoder behind convolutions of zeros. The hint is what inference offers: F(x) or a short
+    bridge sample, from one view or two, slightly degraded, because the coarse volumes of training chests are better
+    than those of new ones (exposure bias; Ho et al., Cascaded Diffusion Models, 2022).
     """
 
-    def __init__(self, model: AxonModel) -> None:
-        super().__init__()
-        self.model = model
-        self.trained = model.control
+    learns = "control"
+    needs = ("endpoint", "prior")
+
+    def __init__(self, model: AxonModel, settings: StageSettings) -> None:
+        super().__init__(model, settings)
         model.control.start_from(model.prior)
         model.prior.requires_grad_(False)
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+    def forward(self, batch: Batch, draws: Draws) -> Loss:
         films, x0, weight = batch
         with torch.no_grad():
-            hint = coarse_volume(self.model, drop_views(films, generator), generator)
-        if float(torch.rand((), generator=generator)) < 0.5:
+            hint = coarse_volume(self.model, drop_views(films, draws), draws)
+        if draws.number() < 0.5:
             hint = F.avg_pool3d(hint, 3, 1, 1, count_include_pad=False)
-        hint = hint + 0.05 * float(torch.rand((), generator=generator)) * _noise(hint, generator)
-        x, time, target = _noised(self.model, x0, generator)
-        output = self.model.prior(x, time, self.model.control(x, time, hint)).float()
-        return weighted_mean((output - target) ** 2, weight)
+        hint = hint + 0.05 * draws.number() * draws.noise(hint)
+        x, t, target, importance = noised(self.model, x0, draws, self.settings.min_snr)
+        error = self.model.prior(x, t, self.model.control(x, t, hint)).float() - target
+        return Loss(importance * weighted_mean(error**2, weight), t / len(self.model.alphas))
+
+    def volume(self, batch: Batch, draws: Draws) -> torch.Tensor:
+        """As the pipeline does: from the noised F(x)."""
+        model, times = self.model, gaussian.times(12, 0.4)
+        hint = model.endpoint(batch[0][:, :1]).float()
+
+        def denoise(x: torch.Tensor, t: float) -> torch.Tensor:
+            return model.fine_x0(x, torch.full((len(x),), int(t)), hint).float()
+
+        start = gaussian.add_noise(hint, model.alphas[times[0]].to(hint.dtype), draws.noise(hint))
+        return sample_ddim(denoise, start, times, model.alphas, 0.0, draws.noise)
 
 
-class SuperResolutionStage(nn.Module):
+class SuperResolutionStage(Stage):
     """|SR(low) - Y| on random blocks; the batch's volumes are at the doubled resolution.
 
-    Low volumes are the pooled truth (blurred and noisy at random) or the coarse volume of the chest's films (the
-    paper's "with synthetic inputs").
+    Low volumes are the pooled truth (blurred and noisy at random) or, for a share of `settings.synthetic`, the coarse
+    volume of the chest's films (the paper's "with synthetic inputs").
     """
 
-    def __init__(self, model: AxonModel, block: int = 24) -> None:
-        super().__init__()
-        self.model = model
-        self.trained = model.sr
-        self.block = block
+    learns = "sr"
+    enlarges = 2
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+    def __init__(self, model: AxonModel, settings: StageSettings, block: int = 24) -> None:
+        super().__init__(model, settings)
+        self.block = block
+        self.needs = ("endpoint",) if settings.synthetic else ()
+
+    def forward(self, batch: Batch, draws: Draws) -> Loss:
         films, high, weight = batch
-        if float(torch.rand((), generator=generator)) < 0.5:
+        if draws.number() < self.settings.synthetic:
             with torch.no_grad():
-                low = coarse_volume(self.model, drop_views(films, generator), generator)
+                low = coarse_volume(self.model, drop_views(films, draws), draws)
         else:
             low = F.avg_pool3d(high, 2)
-            if float(torch.rand((), generator=generator)) < 0.5:
+            if draws.number() < 0.5:
                 low = F.avg_pool3d(low, 3, 1, 1, count_include_pad=False)
-            low = low + 0.03 * float(torch.rand((), generator=generator)) * _noise(low, generator)
+            low = low + 0.03 * draws.number() * draws.noise(low)
         n = min(self.block, low.shape[-1])
-        z, y, x = at = torch.randint(0, low.shape[-1] - n + 1, (3,), generator=generator).tolist()
+        z, y, x = at = draws.integers(low.shape[-1] - n + 1, 3)
         low = low[..., z : z + n, y : y + n, x : x + n]
         zz, yy, xx = (slice(2 * a, 2 * (a + n)) for a in at)
         error = self.model.sr(low).float() - high[..., zz, yy, xx]
         error, weight = error[..., 4:-4, 4:-4, 4:-4], weight[..., zz, yy, xx][..., 4:-4, 4:-4, 4:-4]
-        return weighted_mean(error.abs(), weight)
+        values = weighted_mean(error.abs(), weight)
+        return Loss(values, torch.zeros_like(values))
+
+    def volume(self, batch: Batch, draws: Draws) -> torch.Tensor:
+        return self.model.super_resolve(F.avg_pool3d(batch[1], 2)).float()
 
 
-def coarse_volume(model: AxonModel, films: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+STAGES: dict[str, type[Stage]] = {  # in the order of training
+    "endpoint": EndpointStage,
+    "coarse": BridgeStage,
+    "prior": PriorStage,
+    "control": ControlStage,
+    "super-resolution": SuperResolutionStage,
+}
+
+
+def coarse_volume(model: AxonModel, films: torch.Tensor, draws: Draws) -> torch.Tensor:
     """F(x), or with even odds a three-step bridge sample from it, where the bridge is trained."""
     y = model.endpoint(films).float()
-    if not model.has("coarse") or float(torch.rand((), generator=generator)) < 0.5:
+    if not model.has("coarse") or draws.number() < 0.5:
         return y
-    seeds = torch.randint(2**31, (len(y),), generator=generator).tolist()
+    return bridge_sample(model, y, 3, draws)
+
+
+def bridge_sample(model: AxonModel, y: torch.Tensor, steps: int, draws: Draws) -> torch.Tensor:
+    """A sample of the bridge from y = F(x)."""
 
     def denoise(x: torch.Tensor, m: float) -> torch.Tensor:
         return model.bridge_x0(x, torch.full((len(x), 1, 1, 1, 1), m, device=x.device), y).float()
 
-    return sample_bridge(denoise, y, bridge.times(3), model.config.bridge.s, 1.0, SeededNoise(seeds))
+    return sample_bridge(denoise, y, bridge.times(steps), model.config.bridge.s, 1.0, SeededNoise(draws.seeds()))
 
 
-def _noised(
-    model: AxonModel, x0: torch.Tensor, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Draw times and noise: (x_t, t as float, regression target)."""
-    t = (stratified(len(x0), generator) * len(model.alphas)).long()
+def noised(
+    model: AxonModel, x0: torch.Tensor, draws: Draws, gamma: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | float]:
+    """Draw times and noise: x_t, t (B,) as float, the regression target, and each sample's importance (B,)."""
+    t = (draws.stratified() * len(model.alphas)).long()
     alpha = model.alphas[t].float().view(-1, 1, 1, 1, 1).to(x0.device)
-    noise = _noise(x0, generator)
+    noise = draws.noise(x0)
+    prediction = model.config.diffusion.prediction
+    importance = min_snr(alpha.flatten(), gamma, prediction) if gamma else 1.0
     x = gaussian.add_noise(x0, alpha, noise)
-    return x, t.float().to(x0.device), gaussian.target(x0, alpha, noise, model.config.diffusion.prediction)
-
-
-def _noise(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Standard normal noise, drawn on the CPU whatever the device, so that a seed means the same everywhere."""
-    return torch.randn(like.shape, generator=generator).to(like.device)
+    return x, t.float().to(x0.device), gaussian.target(x0, alpha, noise, prediction), importance

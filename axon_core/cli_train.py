@@ -1,0 +1,423 @@
+"""`axon train`: the stages of a model, from a cache or pairs to a model folder. Heavy libraries are imported inside."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from axon_core.cli_shared import Debug, Force, Json, console, examples, told
+from axon_core.errors import AxonError, ConfigError, OutputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from axon_core.training.estimate import Estimate
+    from axon_core.training.settings import StageSettings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Train a model from a cache of `axon prepare` or a folder of pairs. Stop any time; the same command goes on.",
+    epilog=examples(
+        "axon train all cache -o run --preset small --dry-run",
+        "axon train all cache -o run --preset small",
+        "axon train watch run -o curves.png",
+        "axon train export run -o my-model && axon reconstruct chest.dcm -o out --model my-model",
+    ),
+)
+
+Data = Annotated[Path, typer.Argument(help="Cache of `axon prepare`, or folder of pairs (.npz).")]
+Run = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run: states, logs, pictures.")]
+Lines = Annotated[bool, typer.Option("--json", help="Print events as JSON lines (also the error) and nothing else.")]
+
+WHAT = {
+    "coarse": "Train F(x), then the bridge of CoarseDiff from F(x) to the CT.",
+    "prior": "Train the unconditional diffusion over CT volumes.",
+    "fine": "Train FineDiff: a ControlNet that steers the frozen prior by the coarse volume.",
+    "sr": "Train super-resolution: volumes of twice the preset's voxels along each edge.",
+    "all": "Train every stage in order: coarse, prior, fine, sr.",
+}
+
+
+def _command(name: str, text: str) -> None:
+    @app.command(
+        name,
+        help=text,
+        epilog=examples(
+            f"axon train {name} cache -o run --preset small --dry-run",
+            f"axon train {name} cache -o run --preset small --kept 3000",
+            f"axon train {name} pairs -o run --preset small --held-out pairs-val --tensorboard",
+            f"torchrun --nproc-per-node 2 -m axon_core train {name} cache -o run --preset base",
+        ),
+    )
+    @told
+    def command(
+        data: Data,
+        output: Run,
+        preset: Annotated[
+            str, typer.Option("--preset", "-p", help="tiny, small, base, paper, or a TOML file.")
+        ] = "small",
+        sr_data: Annotated[Path | None, typer.Option(help="Pairs for super-resolution, twice as fine.")] = None,
+        held_out: Annotated[Path | None, typer.Option(help="Pairs for validation; a cache has its own.")] = None,
+        kept: Annotated[
+            int, typer.Option(min=0, help="Of a cache: draw so many chests once and keep them; 0 draws one per sample.")
+        ] = 0,
+        steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of each stage.")] = None,
+        batch: Annotated[int | None, typer.Option(min=1, help="Samples of a step, over all processes.")] = None,
+        micro: Annotated[int | None, typer.Option(min=0, help="Samples that a process computes at a time.")] = None,
+        lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+        ema: Annotated[float | None, typer.Option(help="Decay of the weight average.")] = None,
+        precision: Annotated[str | None, typer.Option(help="32, bf16, 16 or auto.")] = None,
+        recompute: Annotated[
+            bool | None, typer.Option("--recompute/--keep", help="Trade time for memory: compute activations twice.")
+        ] = None,
+        min_snr: Annotated[float | None, typer.Option(help="Gamma of the min-SNR weights; 0: none.")] = None,
+        synthetic: Annotated[float | None, typer.Option(help="Share of coarse volumes in super-resolution.")] = None,
+        seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+        threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU, for each process.")] = None,
+        device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+        tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves and pictures for it.")] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell size, memory and time.")] = False,
+        json_: Lines = False,
+        debug: Debug = False,
+    ) -> None:
+        changes = {
+            "steps": steps,
+            "batch": batch,
+            "micro": micro,
+            "lr": lr,
+            "ema": ema,
+            "precision": precision,
+            "recompute": recompute,
+            "min_snr": min_snr,
+            "synthetic": synthetic,
+        }
+        try:
+            import torch
+
+            from axon_core.training.run import COMMANDS
+            from axon_core.training.settings import changed, load_settings
+
+            if threads:
+                torch.set_num_threads(threads)
+            stages = {stage: changed(load_settings(preset, stage), **changes) for stage in COMMANDS[name]}
+            sources = _Sources(data, sr_data, held_out, preset, kept, seed)
+            if dry_run:
+                _tell_estimates(stages, sources, preset, device, json_)
+            else:
+                _train(stages, sources, output, preset, seed, device, tensorboard, json_)
+        except AxonError as error:
+            if not json_:
+                raise
+            _line({"type": "error", **error.to_dict()})
+            raise typer.Exit(error.exit_code) from error
+
+
+for _name, _text in WHAT.items():
+    _command(_name, _text)
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+class _Sources:
+    """The data of each stage, opened when asked for."""
+
+    def __init__(
+        self, data: Path, sr_data: Path | None, held_out: Path | None, preset: str, kept: int, seed: int
+    ) -> None:
+        from axon_core.config import load_preset
+
+        self.data, self.sr_data, self.held_out = data, sr_data, held_out
+        self.config, self.kept, self.seed = load_preset(preset), kept, seed
+
+    def of(self, stage: str) -> Any:
+        from axon_core.training.sources import open_source
+        from axon_core.training.stages import STAGES
+
+        enlarges = STAGES[stage].enlarges
+        fine = enlarges > 1
+        where = self.sr_data if fine and self.sr_data else self.data
+        return open_source(where, self.config, enlarges, self.seed, self.kept, None if fine else self.held_out)
+
+
+def _train(
+    stages: dict[str, StageSettings],
+    sources: _Sources,
+    run: Path,
+    preset: str,
+    seed: int,
+    device: str,
+    tensorboard: bool,
+    as_json: bool,
+) -> None:
+    from axon_core.training.events import TensorBoard
+    from axon_core.training.run import begin_run, train_stage
+    from axon_core.training.trainer import make_fabric
+
+    opened = {stage: sources.of(stage) for stage in stages}  # all are refused before the first is begun
+    fabrics = {settings.precision: make_fabric(settings.precision, device) for settings in stages.values()}
+    first = next(iter(fabrics.values())).is_global_zero
+    if first:
+        begin_run(run, preset, [source.facts for source in opened.values()], seed)
+    board = TensorBoard(run) if tensorboard and first else None
+    with _Stop() as stop, (_JsonLines(stop) if as_json else _Screen(stages)) if first else _Silent() as screen:
+
+        def tell(event: dict[str, Any]) -> None:
+            screen(event)
+            if board:
+                board(event)
+
+        for stage, settings in stages.items():
+            source, fabric = opened[stage], fabrics[settings.precision]
+            train_stage(
+                stage,
+                preset,
+                run,
+                source.dataset,
+                settings,
+                fabric,
+                seed=seed,
+                cases=source.cases,
+                tell=tell,
+                stop=stop,
+            )
+    if board:
+        board.close()
+    if first and as_json:
+        _line({"type": "result", "run": str(run), "stages": list(stages)})
+    elif first:
+        print(f"{run}: {', '.join(stages)} trained. Next: axon train export {run} -o FOLDER")
+
+
+class _Stop:
+    """Whether somebody asked to stop: by SIGTERM, Ctrl-C, or by closing our output.
+
+    A later Ctrl-C stops at once. Signals that follow soon are the same one: clusters and ``torchrun`` both pass it on.
+    """
+
+    PATIENCE_S = 5.0
+    SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name))
+
+    def __init__(self) -> None:
+        self.asked, self.since = False, 0.0
+
+    def __enter__(self) -> _Stop:
+        self.before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if number == signal.SIGINT and self.asked and time.monotonic() - self.since > self.PATIENCE_S:
+            raise KeyboardInterrupt
+        if not self.asked:
+            self.asked, self.since = True, time.monotonic()
+
+    def __call__(self) -> bool:
+        return self.asked
+
+
+class _Silent:
+    """Of the processes beside the first."""
+
+    def __enter__(self) -> _Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        pass
+
+
+class _JsonLines(_Silent):
+    """Events for programs, see `axon_core.training.events`; the last line is of type result or error."""
+
+    def __init__(self, stop: _Stop) -> None:
+        self.stop = stop
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        try:
+            _line(event)
+        except BrokenPipeError:  # the parent is gone: nobody waits for the result
+            self.stop.asked = True
+            sys.stdout = sys.stderr
+
+
+def _line(event: dict[str, Any]) -> None:
+    print(json.dumps(event), flush=True)
+
+
+class _Screen(_Silent):
+    """A live table for people; a line now and then where the output is no terminal."""
+
+    PAUSE_S = 30.0  # between two lines
+
+    def __init__(self, stages: dict[str, StageSettings]) -> None:
+        from rich.live import Live
+
+        self.console = console(stderr=True)
+        self.rows: dict[str, dict[str, Any]] = {stage: {} for stage in stages}
+        self.live = Live(self._table(), console=self.console, auto_refresh=False)
+        self.last = -self.PAUSE_S
+
+    def __enter__(self) -> _Screen:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        row = self.rows[event["stage"]]
+        row.update({f"held_{k}" if event["type"] == "validation" else k: v for k, v in event.items() if k != "stage"})
+        if self.console.is_terminal:
+            self.live.update(self._table(), refresh=True)
+        elif self._worth_a_line(event):
+            self.last = time.monotonic()
+            self.console.print(
+                event["stage"], *(f"{key} {value}" for key, value in _shown(row).items()), soft_wrap=True
+            )
+
+    def _worth_a_line(self, event: dict[str, Any]) -> bool:
+        last = event["type"] == "validation" or event["step"] == event["steps"]
+        return last or time.monotonic() - self.last >= self.PAUSE_S
+
+    def _table(self) -> Table:
+        from rich.table import Table
+
+        table = Table("stage", *_shown({}), box=None, header_style="bold")
+        for stage, row in self.rows.items():
+            table.add_row(stage, *_shown(row).values())
+        return table
+
+
+def _shown(row: dict[str, Any]) -> dict[str, str]:
+    """What people see of a stage."""
+    if "step" not in row:
+        return dict.fromkeys(("step", "loss", "held out", "PSNR", "rate", "s/step", "left"), "")
+    return {
+        "step": f"{row['step']}/{row['steps']}",
+        "loss": f"{row['loss']:.4g}",
+        "held out": f"{row['held_loss']:.4g}" if "held_loss" in row else "",
+        "PSNR": f"{row['held_psnr']:.2f}" if "held_psnr" in row else "",
+        "rate": f"{row['lr']:.2g}",
+        "s/step": f"{row['step_s']:.3g}",
+        "left": duration(row["eta_s"]),
+    }
+
+
+def duration(seconds: float) -> str:
+    """For people: 12 s, 3 min, 4.5 h, 12 d."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _tell_estimates(
+    stages: dict[str, StageSettings], sources: _Sources, preset: str, device: str, as_json: bool
+) -> None:
+    import os
+
+    from axon_core.training.estimate import estimate, training_rate
+    from axon_core.training.trainer import make_fabric
+
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    precision = next(iter(stages.values())).precision  # a preset has one for all its stages
+    place = make_fabric(precision, device).device
+    rate = training_rate(place, precision)
+    found: list[Estimate] = [
+        estimate(stage, sources.config, settings, len(sources.of(stage).dataset), rate, world)
+        for stage, settings in stages.items()
+    ]
+    if as_json:
+        _line({"type": "estimate", "device": str(place), "rate": rate, "stages": [vars(each) for each in found]})
+        return
+    from rich.table import Table
+
+    table = Table("stage", "parameters", "steps", "FLOP/step", "memory", "time", box=None, header_style="bold")
+    for each in found:
+        memory = f"{each.memory / 2**30:.1f} GiB" if each.memory > 2**30 else f"{each.memory / 2**20:.0f} MiB"
+        time_ = duration(each.seconds)
+        table.add_row(each.stage, f"{each.parameters:,}", str(each.steps), f"{each.flop:.3g}", memory, time_)
+    console().print(table)
+    total = duration(sum(each.seconds for each in found))
+    print(
+        f"Preset {preset!r} on {place} ({rate / 1e9:.3g} GFLOP/s on a block like its own): about {total} of computing, "
+        "data and validation not counted. Memory is that of the networks, for each process."
+    )
+
+
+# --- looking and handing on ------------------------------------------------------------------------------------------
+
+
+@app.command(epilog=examples("axon train watch run -o curves.png", "axon train watch run -o curves.png --every 10"))
+@told
+def watch(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG file; drawn again each time.")] = Path(
+        "curves.png"
+    ),
+    every: Annotated[float, typer.Option(min=0, help="Seconds until it is drawn again, until Ctrl-C; 0: once.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Draw the curves of a run, also while it trains."""
+    from axon_core.training.plot import plot_curves
+
+    if output.suffix.lower() != ".png":
+        raise OutputError("output.format", f"{output.name} is no .png file.", "Let its name end in .png.")
+    plot_curves(run, output)
+    print(output)
+    while every:
+        time.sleep(every)
+        plot_curves(run, output)
+
+
+@app.command(
+    epilog=examples(
+        "axon train export run -o my-model",
+        "axon train export run -o my-model --title 'Our chests' --licence CC-BY-4.0 --default endpoint --default fine",
+    )
+)
+@told
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model.")],
+    title: Annotated[str, typer.Option(help="One line for the model's card.")] = "",
+    licence: Annotated[str, typer.Option(help="Of the weights.")] = "",
+    data: Annotated[str, typer.Option(help="What it was trained on.")] = "",
+    notes: Annotated[str, typer.Option(help="Its limits.")] = "",
+    default: Annotated[
+        list[str], typer.Option(help="Stages to run by default: those better than the stage before on held-out cases.")
+    ] = ["endpoint", "super-resolution"],  # noqa: B006  (Typer copies it)
+    force: Force = False,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a run's averaged weights as a model folder, which `axon reconstruct --model` runs, with card and curves."""
+    from axon_core.model import PARTS, WEIGHTS, ModelCard
+    from axon_core.training.plot import plot_curves
+    from axon_core.training.run import export_run
+
+    if unknown := set(default) - set(PARTS):
+        raise ConfigError("training.stage", f"There is no stage {min(unknown)!r}.", f"Use {', '.join(PARTS)}.")
+    if (output / WEIGHTS).exists() and not force:
+        raise OutputError(
+            "output.exists", f"{output.name} holds a model already.", "Choose another folder, or --force."
+        )
+    info = export_run(run, output, ModelCard(title or run.name, licence, data, (), tuple(default), notes))
+    plot_curves(run, output / "curves.png")
+    facts = {"folder": str(info.folder), "stages": list(info.card.stages), "size_bytes": info.size_bytes}
+    told_facts = f"{info.folder}: {', '.join(info.card.stages)}; {info.size_bytes / 1e6:.1f} MB"
+    print(json.dumps({**facts, "sha256": info.sha256}) if json_ else told_facts)

@@ -1,0 +1,195 @@
+"""A run: a folder in which the stages of a model are trained one after the other, and from which it is exported.
+
+``RUN/run.json`` tells with what it was begun; ``RUN/STAGE/`` holds a stage's state, log and picture (`trainer.train`);
+``RUN/sigma.txt`` the measured spread of Y - F(x), on which the bridge is built.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from axon_core import SYNTHETIC_NOTICE, __version__
+from axon_core.config import ModelConfig, load_preset
+from axon_core.errors import ConfigError, ModelError
+from axon_core.files import atomic_file
+from axon_core.model import AxonModel, ModelCard, ModelInfo
+from axon_core.training.checkpoint import has_state, read_state
+from axon_core.training.draws import stream
+from axon_core.training.events import Listener
+from axon_core.training.settings import StageSettings
+from axon_core.training.stages import STAGES, Stage
+from axon_core.training.trainer import train
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+COMMANDS = {  # what people name -> stages
+    "coarse": ("endpoint", "coarse"),
+    "prior": ("prior",),
+    "fine": ("control",),
+    "sr": ("super-resolution",),
+    "all": tuple(STAGES),
+}
+SERVES = {"endpoint": "endpoint", "coarse": "coarse", "control": "fine", "super-resolution": "super-resolution"}
+SIGMA, RECORD = "sigma.txt", "run.json"
+
+
+def begin_run(run: Path, preset: str, data: Sequence[dict[str, Any]], seed: int) -> None:
+    """Note with what the run was begun, or check that it goes on with the same.
+
+    Errors:
+        ConfigError: it was begun with another preset. ModelError: the same, of a run without a record.
+    """
+    config = load_preset(preset).to_dict()
+    path = run / RECORD
+    if not path.is_file():
+        open_run(preset, run)  # states from before this record was kept must be of this preset
+        record = {"preset": preset, "config": config, "seed": seed, "data": list(data), "version": __version__}
+        with atomic_file(path, overwrite=True) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        return
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record["config"] != json.loads(json.dumps(config)):
+        raise ConfigError(
+            "training.other-preset",
+            f"{run.name} was begun with preset {record['preset']!r}, which is another model.",
+            f"Go on with --preset {record['preset']}, or choose another folder.",
+        )
+
+
+def run_preset(run: Path) -> str:
+    """The preset with which a run was begun; "small" for runs from before that was noted."""
+    path = run / RECORD
+    return str(json.loads(path.read_text(encoding="utf-8"))["preset"]) if path.is_file() else "small"
+
+
+def open_run(preset: str, run: Path) -> AxonModel:
+    """A model of `preset` with the averaged weights of every stage that the run has begun, and the bridge's sigma."""
+    model = AxonModel(_with_sigma(load_preset(preset), run))
+    done = []
+    for stage, kind in STAGES.items():
+        if has_state(run / stage):
+            network = getattr(model, kind.learns)
+            network.load_state_dict(read_state(run / stage, network)["ema"]["average"])
+            network.eval().requires_grad_(False)
+            done.append(stage)
+    model.card = ModelCard(stages=tuple(SERVES[stage] for stage in done if stage in SERVES))
+    return model
+
+
+def _with_sigma(config: ModelConfig, run: Path) -> ModelConfig:
+    if not (run / SIGMA).is_file():
+        return config
+    sigma = float((run / SIGMA).read_text(encoding="utf-8"))
+    return dataclasses.replace(config, bridge=dataclasses.replace(config.bridge, sigma=sigma, s=2 * sigma**2))
+
+
+@torch.inference_mode()
+def residual_sd(model: AxonModel, data: Any, count: int = 64) -> float:
+    """Standard deviation of Y - F(x) over known voxels, one and two views in turn."""
+    total, weight_sum = 0.0, 0.0
+    for index in range(count):
+        films, target, weight = data[index]
+        error = model.endpoint(films[None, : 1 + index % 2])[0] - target
+        known = (weight == 1).float()
+        total += float((error**2 * known).sum())
+        weight_sum += float(known.sum())
+    return math.sqrt(total / weight_sum)
+
+
+def open_stage(name: str, preset: str, run: Path, settings: StageSettings, seed: int = 0) -> Stage:
+    """A stage over the run's networks so far; a network that is new starts from weights that follow from the seed.
+
+    Errors:
+        ModelError: the stage builds on another that the run has not trained.
+    """
+    model = open_run(preset, run)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream("weights", seed, name).initial_seed())
+        stage = STAGES[name](model, settings)
+    for needed in stage.needs:
+        if not has_state(run / needed):
+            raise ModelError(
+                "training.needs", f"Stage {name!r} builds on {needed!r}, which this run has not trained.",
+                "Train the stages in order: coarse, prior, fine, sr; or `axon train all`.",
+            )  # fmt: skip
+    return stage
+
+
+def train_stage(
+    name: str,
+    preset: str,
+    run: Path,
+    data: Any,
+    settings: StageSettings,
+    fabric: Fabric,
+    *,
+    seed: int = 0,
+    cases: Sequence[Any] = (),
+    tell: Listener = lambda event: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train one stage of a run, or go on with it; see `trainer.train`.
+
+    Before the bridge is begun, the spread of Y - F(x) is measured, where the preset's bridge is preconditioned by it.
+    """
+    if name == "coarse" and load_preset(preset).bridge.sigma and not has_state(run / name):
+        if not (run / SIGMA).is_file() and has_state(run / "endpoint"):
+            sigma = residual_sd(open_run(preset, run), data)
+            if fabric.is_global_zero:
+                with atomic_file(run / SIGMA, overwrite=True) as temporary:
+                    temporary.write_text(f"{sigma:.4f}\n", encoding="utf-8")
+        fabric.barrier()
+    stage = open_stage(name, preset, run, settings, seed)
+    train(stage, data, run / name, fabric, seed=seed, cases=cases, tell=tell, stop=stop)
+
+
+def export_run(run: Path, out: Path, card: ModelCard, preset: str | None = None) -> ModelInfo:
+    """Write the averaged weights of every trained stage as a model that `axon reconstruct --model` runs.
+
+    Args:
+        run: folder of the run.
+        out: folder of the model; its weights are replaced, a README.md that is there is left alone.
+        card: what to say about it; its `stages` are filled in, and `default_stages` kept to those that are trained.
+        preset: the run's own by default.
+
+    Errors:
+        ModelError: nothing is trained yet, F(x) is missing, or a state is damaged.
+    """
+    model = open_run(preset or run_preset(run), run)
+    if "endpoint" not in model.card.stages:
+        raise ModelError(
+            "training.nothing",
+            f"{run.name} holds no trained F(x), on which all else builds.",
+            "Run `axon train coarse`.",
+        )
+    stages = tuple(s for s in model.card.stages if s != "fine" or has_state(run / "prior"))
+    default = tuple(stage for stage in card.default_stages if stage in stages)
+    info = model.save_pretrained(out, dataclasses.replace(card, stages=stages, default_stages=default))
+    if not (out / "README.md").exists():
+        with atomic_file(out / "README.md") as temporary:
+            temporary.write_text(_card_text(info), encoding="utf-8")
+    return info
+
+
+def _card_text(info: ModelInfo) -> str:
+    card = info.card
+    rows = {
+        "stages": ", ".join(card.stages),
+        "runs by default": ", ".join(card.default_stages),
+        "grid": f"{info.config.size}³, {info.config.extent_mm:g} mm",
+        "window": info.config.window,
+        "trained on": card.data or "not stated",
+        "licence": card.licence or "not stated",
+        "notes": card.notes or "none",
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    head = f"# {card.title or info.name}\n\n**{SYNTHETIC_NOTICE}.**"
+    return f"{head}\n\n| | |\n|---|---|\n{table}\n\n![Losses](curves.png)\n"

@@ -1,0 +1,68 @@
+"""Where training data come from: a cache of `axon prepare`, or a folder of pairs (`data.pairs`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from axon_core.config import ModelConfig
+from axon_core.data.cache import CacheDataset, validation_cases
+from axon_core.data.pairs import PairDataset
+from axon_core.data.plan import read_plan
+from axon_core.errors import ConfigError
+
+CASES = 6  # that validation looks at
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a stage learns from.
+
+    Attributes:
+        dataset: items (films, target, weight), see `trainer.train`.
+        cases: fixed items for validation, of patients that the data set does not hold.
+        facts: plain values that tell which data these are.
+    """
+
+    dataset: Any
+    cases: Sequence[Any]
+    facts: dict[str, Any]
+
+
+def open_source(
+    where: Path, config: ModelConfig, enlarges: int = 1, seed: int = 0, kept: int = 0, held_out: Path | None = None
+) -> Source:
+    """Open a cache's training and validation cases, or a folder of pairs.
+
+    Args:
+        where: folder.
+        config: of the model; a cache that was prepared for another one is refused.
+        enlarges: how much finer than the model's grid the volumes must be; pairs have theirs.
+        seed: of the looks, and of the chests that a cache draws.
+        kept: of a cache: 0 draws a new chest for each sample, k > 0 draws k once and keeps them (see `CacheDataset`).
+        held_out: folder of pairs for validation. A cache knows its own cases for that.
+
+    Errors:
+        ConfigError: no such folder, nothing in it, or data for another preset.
+    """
+    if not where.is_dir():
+        raise ConfigError(
+            "training.no-data", f"There is no folder {where.name!r}.", "Name a cache or a folder of pairs."
+        )
+    if any(where.glob("[!.]*.npz")):
+        pairs = PairDataset(where, config.hu_window, seed)
+        fixed = [] if held_out is None else first_items(PairDataset(held_out, config.hu_window))
+        return Source(pairs, fixed, {"kind": "pairs", "folder": where.name, "count": len(pairs)})
+    plan = read_plan(where)
+    plan.check(config)
+    size = config.size * enlarges
+    cases = [(c.films, c.target, c.weight) for c in validation_cases(where, size=size)[:CASES]]
+    dataset = CacheDataset(where, seed=seed, size=size, kept=kept)
+    return Source(dataset, cases, {"kind": "cache", "plan": plan.sha256, "cases": len(dataset)})
+
+
+def first_items(data: PairDataset) -> list[Any]:
+    """The first few pairs, each with one look."""
+    return [data[index] for index in range(min(CASES, len(data)))]
