@@ -230,8 +230,11 @@ class RunPanel:
         }
         key = tuple(request.values())
         if key in self._plans:
-            seconds = self._plans[key][parameters.quality.value]
-            self.ui.estimateLabel.text = _("Expected time: about {time}").format(time=durationText(seconds))
+            plan = self._plans[key]
+            text = _("Expected time: about {time}").format(time=durationText(plan["seconds"][parameters.quality.value]))
+            if plan["basis"] == "measured":  # every network ran there once
+                text += _("; the model fits on {device}").format(device=plan["device"])
+            self.ui.estimateLabel.text = text
             return
         self.ui.estimateLabel.text = _("Expected time: being measured ...")
         if self._plan is None:
@@ -245,11 +248,10 @@ class RunPanel:
     def _onPlan(self, key, event):
         self._plan = None
         if event["type"] == "result":
-            self._plans[key] = event["seconds"]
+            self._plans[key] = event
             self._estimate()
         else:
-            self.ui.estimateLabel.text = _("Expected time: unknown")
-            self.session.say(event["title"])
+            self.ui.estimateLabel.text = html.escape(f"{event['title']} {event.get('advice', '')}")
 
     def _start(self, request, name):
         return startWorker(request, self.session.folder(name), services.pythonSlicer(), services.childEnvironment())

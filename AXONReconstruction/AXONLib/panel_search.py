@@ -19,7 +19,7 @@ PLAIN = {  # the names of a registration's record in the panel's words
     "depth": _("depth"),
     "up-down": _("up-down"),
 }
-UNITS = {"deg": "°", "mm": " mm", "relative": ""}
+UNITS = {"deg": (1, "°"), "mm": (1, " mm"), "relative": (100, " %")}  # factor and sign
 
 
 class SearchPanel:
@@ -163,10 +163,11 @@ class SearchPanel:
         """Lines of rich text: what the last search says of itself, and how well it knows each parameter."""
         if self.record is None:
             return []
-        known = [
-            f"{PLAIN.get(parameter['name'], parameter['name'])} ± {parameter['sd']:.2g}{UNITS[parameter['unit']]}"
-            for parameter in self.record["parameters"]
-        ]
+        known = []
+        for parameter in self.record["parameters"]:
+            factor, sign = UNITS[parameter["unit"]]
+            name = PLAIN.get(parameter["name"], parameter["name"])
+            known.append(f"{name} ± {factor * parameter['sd']:.2g}{sign}")
         verdict = {"good": _("good"), "doubtful": _("doubtful"), "failed": _("failed")}[self.record["verdict"]]
         lines = [
             _("Last automatic step: {verdict}").format(verdict=verdict),

@@ -92,9 +92,13 @@ def writeCt(node, folder):
     return ctVolumeOf(node).save(pathlib.Path(folder) / f"ct-{node.GetID()}.nii", overwrite=True)
 
 
-def addVolume(hu, affineLps, name):
-    """Add a volume to the scene: hu (z, y, x), affine index (x, y, z, 1) -> LPS mm."""
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", slicer.mrmlScene.GenerateUniqueName(name))
+def addVolume(hu, affineLps, name, attributes=None):
+    """Add a volume to the scene: hu (z, y, x), affine index (x, y, z, 1) -> LPS mm, attributes name -> text."""
+    node = slicer.vtkMRMLScalarVolumeNode()
+    node.SetName(slicer.mrmlScene.GenerateUniqueName(name))
+    for key, text in (attributes or {}).items():  # before node selectors judge by them
+        node.SetAttribute(key, text)
+    node = slicer.mrmlScene.AddNode(node)
     setVolume(node, hu, affineLps)
     node.CreateDefaultDisplayNodes()
     return node
@@ -173,11 +177,9 @@ def loadResult(path, name, placement, provenance):
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
-    node = addVolume(sitk.GetArrayFromImage(image), placement @ affine, name)
-    node.SetAttribute(SYNTHETIC, "1")
-    node.SetAttribute(PROVENANCE, json.dumps(provenance, ensure_ascii=False))
-    node.SetAttribute("AXON.Notice", SYNTHETIC_NOTICE)
-    return node
+    record = json.dumps(provenance, ensure_ascii=False)
+    attributes = {SYNTHETIC: "1", "AXON.Notice": SYNTHETIC_NOTICE, PROVENANCE: record}
+    return addVolume(sitk.GetArrayFromImage(image), placement @ affine, name, attributes)
 
 
 def readProvenance(path):

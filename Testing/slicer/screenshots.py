@@ -129,7 +129,7 @@ def main(folder):
     desk = Desk()
     widget, ui = desk.widget, desk.ui
     from AXONLib import volumes
-    from AXONLib.parameters import CompareMode, FrontalView
+    from AXONLib.parameters import CompareMode
 
     samples = desk.root / "Resources"
     widget.films.open(str(samples / "Samples" / "hannover_fff13f3a_pa.png"), "frontal")
@@ -139,7 +139,6 @@ def main(folder):
 
     widget.films.open(str(samples / "SampleData" / "acrin_042_scout_ap.nrrd"), "frontal")
     parameters = widget.session.parameters
-    parameters.frontalView = FrontalView.AP
     parameters.groundTruth = volumes.loadCt(samples / "SampleData" / "acrin_042_ct.nrrd")
     desk.sections("registration")
     ui.registerButton.click()
