@@ -26,7 +26,8 @@ demo: $(STAMP)
 	$(BIN)/axon demo --output $(DEMO) --force
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --cov --cov-report=term --durations=10
+	$(BIN)/python -m pytest Testing/core --cov --cov-report=term --durations=10
+	$(BIN)/python -m pytest Testing/slicer --durations=10
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ import time
 import qt
 from slicer.i18n import tr as _
 
-from axon_core.errors import AxonError
+from axon_core.errors import AxonError, Cancelled
 from AXONLib import layout, logic, services, volumes
 from AXONLib.job import Job, startWorker
 from AXONLib.process import WorkerProcess
@@ -54,6 +54,7 @@ class RunPanel:
         self.requirements = requirements
         self.made = Signal()
         self.job = None  # the reconstruction at work
+        self._cancelled = False
         self.installation = None  # the worker's report on itself
         self._check = self._plan = None  # jobs
         self._plans = {}
@@ -263,6 +264,7 @@ class RunPanel:
         if self.job is not None:
             self.ui.applyButton.enabled = False
             self.ui.stageLabel.text = _("Cancelling ...")
+            self._cancelled = True
             self.job.cancel()
         elif not self.trouble():
             self.start()
@@ -284,6 +286,7 @@ class RunPanel:
             return
         self.job.event.connect(self.onEvent)
         self.job.finished.connect(self.onFinished)
+        self._cancelled = False
         self.ui.progressBar.value = 0
         self.refresh()
 
@@ -308,6 +311,8 @@ class RunPanel:
         log, self.job = self.job.log, None
         if log:
             self.session.say(log)
+        if self._cancelled:  # also when the result was faster
+            event = {"type": "error", **Cancelled().to_dict()}
         result = None
         if event["type"] == "result":
             try:
