@@ -134,11 +134,6 @@ class ResultPanel:
         parameters = self.session.parameters
         if self.job is not None or parameters.groundTruth is None:
             return
-        if parameters.result.GetNodeReference(volumes.ROLES["groundTruth"]) is not parameters.groundTruth:
-            self.ui.metricsLabel.text = _(
-                "The result does not lie in the frame of this CT: match the CT to the film, then reconstruct again."
-            )
-            return
         key = (parameters.result.GetID(), parameters.groundTruth.GetID())
         try:
             folder = self.session.folder("comparison")

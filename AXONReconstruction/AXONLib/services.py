@@ -226,7 +226,7 @@ def installDependencies(requirements):
             "setup.failed",
             _("The packages were not installed: {error}").format(error=str(error).splitlines()[0]),
             _(
-                "Check the internet connection and the free disk space (2 GB). If a package was damaged, uninstall it "
+                "Check the internet connection and the free disk space. If a package was damaged, uninstall it "
                 "in the Python console with slicer.util.pip_uninstall('torch'), restart Slicer and try again."
             ),
         ) from error
