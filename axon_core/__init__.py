@@ -20,6 +20,7 @@ _HOMES = {  # the names that most programs need, and where they live; imported o
     "Radiograph": "radiograph",
     "Reconstruction": "pipeline",
     "available_models": "model",
+    "open_model": "baselines.models",
     "reconstruct": "pipeline",
     "standardise": "radiograph",
 }

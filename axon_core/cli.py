@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from axon_core import SYNTHETIC_NOTICE, __version__, cli_data, cli_train
+from axon_core import (
+    SYNTHETIC_NOTICE,
+    __version__,
+    cli_baseline,
+    cli_data,
+    cli_distill,
+    cli_evaluate,
+    cli_reproduce,
+    cli_train,
+)
 from axon_core.cli_shared import Debug, Force, Json, told
 from axon_core.cli_shared import console as _console
 from axon_core.cli_shared import examples as _examples
@@ -247,6 +256,7 @@ def model_facts(info: Any) -> dict[str, Any]:
         "window": info.config.window,
         "stages": list(info.card.stages),
         "default_stages": list(info.card.default_stages),
+        "baseline": info.baseline.get("name", ""),
         "size_bytes": info.size_bytes,
         "sha256": info.sha256,
         "licence": info.card.licence,
@@ -641,7 +651,11 @@ _CHECKS: dict[str, Callable[[], str]] = {
 
 
 cli_data.register(app)
+cli_baseline.register(cli_train.app)
+cli_distill.register(cli_train.app)
 app.add_typer(cli_train.app, name="train")
+cli_evaluate.register(app)
+cli_reproduce.register(app)
 
 
 def main() -> None:

@@ -140,7 +140,7 @@ def prepare(
 
     options = PrepareOptions(
         preset,
-        _percent(split),
+        percent(split),
         seed,
         LEAST_SIMILARITY if similarity is None else similarity,
         workers or default_workers(),
@@ -190,7 +190,8 @@ def _facts(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _percent(text: str) -> tuple[float, float, float]:
+def percent(text: str) -> tuple[float, float, float]:
+    """ "85,5,10" -> shares of train, val and test."""
     try:
         train, val, test = (float(part) for part in text.split(","))
     except ValueError:

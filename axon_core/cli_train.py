@@ -68,6 +68,12 @@ def _command(name: str, text: str) -> None:
         kept: Annotated[
             int, typer.Option(min=0, help="Of a cache: draw so many chests once and keep them; 0 draws one per sample.")
         ] = 0,
+        phantoms: Annotated[
+            float, typer.Option(min=0, max=1, help="Of a cache: share of drawn phantoms among the chests.")
+        ] = 0.0,
+        anatomy: Annotated[
+            Path | None, typer.Option(help="Of a cache: other shapes of its CTs, made by `axon data anatomy`.")
+        ] = None,
         steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of each stage.")] = None,
         batch: Annotated[int | None, typer.Option(min=1, help="Samples of a step, over all processes.")] = None,
         micro: Annotated[int | None, typer.Option(min=0, help="Samples that a process computes at a time.")] = None,
@@ -101,21 +107,22 @@ def _command(name: str, text: str) -> None:
         try:
             import torch
 
+            from axon_core.devices import resolve_device
             from axon_core.training.run import COMMANDS
             from axon_core.training.settings import changed, load_settings
 
             if threads:
                 torch.set_num_threads(threads)
             stages = {stage: changed(load_settings(preset, stage), **changes) for stage in COMMANDS[name]}
-            sources = _Sources(data, sr_data, held_out, preset, kept, seed)
+            sources = Sources(data, sr_data, held_out, preset, kept, seed, phantoms, anatomy, resolve_device(device))
             if dry_run:
-                _tell_estimates(stages, sources, preset, device, json_)
+                tell_estimates(stages, sources, preset, device, json_)
             else:
-                _train(stages, sources, output, preset, seed, device, tensorboard, json_)
+                train_stages(stages, sources, output, preset, seed, device, tensorboard, json_)
         except AxonError as error:
             if not json_:
                 raise
-            _line({"type": "error", **error.to_dict()})
+            line({"type": "error", **error.to_dict()})
             raise typer.Exit(error.exit_code) from error
 
 
@@ -126,48 +133,76 @@ for _name, _text in WHAT.items():
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-class _Sources:
+class Sources:
     """The data of each stage, opened when asked for."""
 
     def __init__(
-        self, data: Path, sr_data: Path | None, held_out: Path | None, preset: str, kept: int, seed: int
+        self,
+        data: Path,
+        sr_data: Path | None,
+        held_out: Path | None,
+        preset: str,
+        kept: int,
+        seed: int,
+        phantoms: float = 0.0,
+        anatomy: Path | None = None,
+        device: str = "cpu",
     ) -> None:
         from axon_core.config import load_preset
 
         self.data, self.sr_data, self.held_out = data, sr_data, held_out
         self.config, self.kept, self.seed = load_preset(preset), kept, seed
+        self.phantoms, self.anatomy, self.device = phantoms, anatomy, device
 
     def of(self, stage: str) -> Any:
+        from axon_core.training.distill import EVERY
         from axon_core.training.sources import open_source
-        from axon_core.training.stages import STAGES
 
-        enlarges = STAGES[stage].enlarges
+        enlarges = EVERY[stage].enlarges if stage in EVERY else 1  # baselines make volumes of the model's grid
         fine = enlarges > 1
         where = self.sr_data if fine and self.sr_data else self.data
-        return open_source(where, self.config, enlarges, self.seed, self.kept, None if fine else self.held_out)
+        return open_source(
+            where,
+            self.config,
+            enlarges,
+            self.seed,
+            self.kept,
+            None if fine else self.held_out,
+            self.phantoms,
+            self.anatomy,
+            self.device,
+        )
 
 
-def _train(
+def train_stages(
     stages: dict[str, StageSettings],
-    sources: _Sources,
+    sources: Sources,
     run: Path,
     preset: str,
     seed: int,
     device: str,
     tensorboard: bool,
     as_json: bool,
+    baseline: str = "",
 ) -> None:
+    """Train the stages of AXON or of a baseline one after the other, for people to watch or for programs to read."""
+    from functools import partial
+
+    from axon_core.baselines.run import begin_baseline, train_baseline_stage
     from axon_core.training.events import TensorBoard
     from axon_core.training.run import begin_run, train_stage
     from axon_core.training.trainer import make_fabric
+
+    begin = partial(begin_baseline, name=baseline) if baseline else begin_run
+    train_one = partial(train_baseline_stage, baseline) if baseline else train_stage
 
     opened = {stage: sources.of(stage) for stage in stages}  # all are refused before the first is begun
     fabrics = {settings.precision: make_fabric(settings.precision, device) for settings in stages.values()}
     first = next(iter(fabrics.values())).is_global_zero
     if first:
-        begin_run(run, preset, [source.facts for source in opened.values()], seed)
+        begin(run, preset=preset, data=[source.facts for source in opened.values()], seed=seed)
     board = TensorBoard(run) if tensorboard and first else None
-    with _Stop() as stop, (_JsonLines(stop) if as_json else _Screen(stages)) if first else _Silent() as screen:
+    with Stop() as stop, (_JsonLines(stop) if as_json else _Screen(stages)) if first else _Silent() as screen:
 
         def tell(event: dict[str, Any]) -> None:
             screen(event)
@@ -176,7 +211,7 @@ def _train(
 
         for stage, settings in stages.items():
             source, fabric = opened[stage], fabrics[settings.precision]
-            train_stage(
+            train_one(
                 stage,
                 preset,
                 run,
@@ -191,12 +226,12 @@ def _train(
     if board:
         board.close()
     if first and as_json:
-        _line({"type": "result", "run": str(run), "stages": list(stages)})
+        line({"type": "result", "run": str(run), "stages": list(stages)})
     elif first:
         print(f"{run}: {', '.join(stages)} trained. Next: axon train export {run} -o FOLDER")
 
 
-class _Stop:
+class Stop:
     """Whether somebody asked to stop: by SIGTERM, Ctrl-C, or by closing our output.
 
     A later Ctrl-C stops at once. Signals that follow soon are the same one: clusters and ``torchrun`` both pass it on.
@@ -208,7 +243,7 @@ class _Stop:
     def __init__(self) -> None:
         self.asked, self.since = False, 0.0
 
-    def __enter__(self) -> _Stop:
+    def __enter__(self) -> Stop:
         self.before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
         return self
 
@@ -242,18 +277,19 @@ class _Silent:
 class _JsonLines(_Silent):
     """Events for programs, see `axon_core.training.events`; the last line is of type result or error."""
 
-    def __init__(self, stop: _Stop) -> None:
+    def __init__(self, stop: Stop) -> None:
         self.stop = stop
 
     def __call__(self, event: dict[str, Any]) -> None:
         try:
-            _line(event)
+            line(event)
         except BrokenPipeError:  # the parent is gone: nobody waits for the result
             self.stop.asked = True
             sys.stdout = sys.stderr
 
 
-def _line(event: dict[str, Any]) -> None:
+def line(event: dict[str, Any]) -> None:
+    """An event as a line of JSON."""
     print(json.dumps(event), flush=True)
 
 
@@ -325,11 +361,14 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _tell_estimates(
-    stages: dict[str, StageSettings], sources: _Sources, preset: str, device: str, as_json: bool
+def tell_estimates(
+    stages: dict[str, StageSettings], sources: Sources, preset: str, device: str, as_json: bool, baseline: str = ""
 ) -> None:
+    """What training the stages of AXON or of a baseline will cost on this machine."""
     import os
+    from functools import partial
 
+    from axon_core.baselines.run import estimate_baseline
     from axon_core.training.estimate import estimate, training_rate
     from axon_core.training.trainer import make_fabric
 
@@ -337,12 +376,13 @@ def _tell_estimates(
     precision = next(iter(stages.values())).precision  # a preset has one for all its stages
     place = make_fabric(precision, device).device
     rate = training_rate(place, precision)
+    count = partial(estimate_baseline, baseline, preset) if baseline else estimate
     found: list[Estimate] = [
-        estimate(stage, sources.config, settings, len(sources.of(stage).dataset), rate, world)
+        count(stage, sources.config, settings, len(sources.of(stage).dataset), rate, world)
         for stage, settings in stages.items()
     ]
     if as_json:
-        _line({"type": "estimate", "device": str(place), "rate": rate, "stages": [vars(each) for each in found]})
+        line({"type": "estimate", "device": str(place), "rate": rate, "stages": [vars(each) for each in found]})
         return
     from rich.table import Table
 
@@ -401,12 +441,17 @@ def export(
     default: Annotated[
         list[str], typer.Option(help="Stages to run by default: those better than the stage before on held-out cases.")
     ] = ["endpoint", "super-resolution"],  # noqa: B006  (Typer copies it)
+    distilled: Annotated[
+        bool, typer.Option("--distilled", help="Put the run's distilled students in their teachers' places.")
+    ] = False,
     force: Force = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
     """Write a run's averaged weights as a model folder, which `axon reconstruct --model` runs, with card and curves."""
+    from axon_core.baselines.run import export_baseline, run_baseline
     from axon_core.model import PARTS, WEIGHTS, ModelCard
+    from axon_core.training.events import LOG
     from axon_core.training.plot import plot_curves
     from axon_core.training.run import export_run
 
@@ -416,8 +461,13 @@ def export(
         raise OutputError(
             "output.exists", f"{output.name} holds a model already.", "Choose another folder, or --force."
         )
-    info = export_run(run, output, ModelCard(title or run.name, licence, data, (), tuple(default), notes))
-    plot_curves(run, output / "curves.png")
+    card = ModelCard(title or run.name, licence, data, (), tuple(default), notes)
+    if run_baseline(run):
+        info = export_baseline(run, output, card)
+    else:
+        info = export_run(run, output, card, distilled=distilled)
+    if any(run.glob(f"*/{LOG}")):  # fitted baselines have none
+        plot_curves(run, output / "curves.png")
     facts = {"folder": str(info.folder), "stages": list(info.card.stages), "size_bytes": info.size_bytes}
     told_facts = f"{info.folder}: {', '.join(info.card.stages)}; {info.size_bytes / 1e6:.1f} MB"
     print(json.dumps({**facts, "sha256": info.sha256}) if json_ else told_facts)

@@ -60,20 +60,29 @@ class BridgeConfig:
     Attributes:
         s: its variance factor (paper: 1).
         sigma: standard deviation of Y - F(x) on training data in units of [-1, 1]; 0 trains the paper's plain
-        "gradient"
-            target, anything else the preconditioned network.
+            "gradient" target, anything else the preconditioned network.
+        times: of a distilled network, the decreasing m at which it is evaluated, without noise between them; empty:
+            any times.
     """
 
     s: float = 1.0
     sigma: float = 0.0
+    times: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The Gaussian diffusion of FineDiff: what the network predicts ("epsilon" or "v"), and the schedule's end."""
+    """The Gaussian diffusion of FineDiff.
+
+    Attributes:
+        prediction: what the network predicts, "epsilon" or "v".
+        zero_terminal: whether the schedule ends in pure noise.
+        times: of a distilled network, the decreasing indices at which it is evaluated; empty: any times.
+    """
 
     prediction: str = "epsilon"
     zero_terminal: bool = False
+    times: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -184,8 +193,8 @@ def preset_table(name: str) -> dict[str, Any]:
 
 
 def load_preset(name: str) -> ModelConfig:
-    """The model of a preset: its tables without [training], which only `axon_core.training` reads."""
-    values = {key: value for key, value in preset_table(name).items() if key != "training"}
+    """The model of a preset: its tables without [training] and [baseline], which only those rooms read."""
+    values = {key: value for key, value in preset_table(name).items() if key not in ("training", "baseline")}
     return from_dict(ModelConfig, values, name if name.endswith(".toml") else f"{name}.toml")
 
 

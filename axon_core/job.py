@@ -117,11 +117,11 @@ class ReconstructJob:
             frontal = self.frontal.load()
             lateral = None if self.lateral is None else self.lateral.load()
 
-            from axon_core.model import AxonModel  # torch takes seconds: a wrong file is told before
+            from axon_core.baselines.models import open_model  # torch takes seconds: a wrong file is told before
             from axon_core.pipeline import Progress, reconstruct
 
             callback(Progress("model", 0.0))
-            model = AxonModel.from_pretrained(self.model)
+            model = open_model(self.model)
             made = reconstruct(
                 frontal,
                 lateral,

@@ -74,13 +74,13 @@ class PlanJob:
             film = _drawn_film(staging.folder / "film.tif")
             started = time.perf_counter()
 
+            from axon_core.baselines.models import open_model
             from axon_core.devices import devices, resolve_device
-            from axon_core.model import AxonModel
             from axon_core.pipeline import ENDPOINT, PRESETS, SUPER, Progress, evaluations, reconstruct
 
             callback(Progress("loading", 0.0))
             device = resolve_device(self.device)
-            model = AxonModel.from_pretrained(self.model)
+            model = open_model(self.model)
             counts = {name: evaluations(model, quality, self.seeds) for name, quality in PRESETS.items()}
             frontal, lateral = film.load(), replace(film, view="LAT").load() if self.views == 2 else None
             try:

@@ -29,6 +29,7 @@ from axon_core.nets.encoder import FilmToVolume
 from axon_core.nets.srnet import SRNet
 
 if TYPE_CHECKING:
+    from axon_core.diffusion.sampling import SeededNoise
     from axon_core.nets.unet import ControlNet3d, UNet3d
 
 WEIGHTS = "model.safetensors"
@@ -72,6 +73,7 @@ class ModelInfo:
     card: ModelCard
     size_bytes: int
     sha256: str
+    baseline: dict[str, Any] = field(default_factory=dict)  # of a baseline: its name and sizes
 
 
 @dataclass(eq=False)
@@ -91,10 +93,20 @@ class AxonModel:
     sha256: str = ""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
+    @property
+    def method(self) -> str:
+        """What provenance and tables call it."""
+        return "axon"
+
+    @property
+    def random_endpoint(self) -> bool:
+        """Whether F(x) itself is drawn at random, as that of some baselines."""
+        return False
+
     # ---- networks, built on first use
 
     @cached_property
-    def film_to_volume(self) -> FilmToVolume:
+    def film_to_volume(self) -> nn.Module:
         """F(x)."""
         c = self.config
         return self._built("film_to_volume", FilmToVolume(c.encoder, c.film_size, c.size))
@@ -132,7 +144,8 @@ class AxonModel:
             prefix = name + "."
             try:
                 with safe_open(str(self.path), framework="pt") as file:
-                    state = {k[len(prefix) :]: file.get_tensor(k).float() for k in file.keys() if k.startswith(prefix)}  # noqa: SIM118
+                    kept = {k[len(prefix) :]: file.get_tensor(k) for k in file.keys() if k.startswith(prefix)}  # noqa: SIM118
+                state = {key: value.float() if value.is_floating_point() else value for key, value in kept.items()}
                 module.load_state_dict(state)
             except Exception as error:  # the file was replaced or damaged after it was opened
                 raise ModelError(
@@ -156,8 +169,8 @@ class AxonModel:
 
     # ---- what each stage computes
 
-    def endpoint(self, films: torch.Tensor) -> torch.Tensor:
-        """F(x): (B, V, p, p) films in [-1, 1] -> (B, 1, n, n, n) in (-1, 1)."""
+    def endpoint(self, films: torch.Tensor, noise: SeededNoise | None = None) -> torch.Tensor:
+        """F(x): (B, V, p, p) films in [-1, 1] -> (B, 1, n, n, n) in (-1, 1); `noise` is for a `random_endpoint`."""
         return self.film_to_volume(films)
 
     def bridge_x0(self, x: torch.Tensor, m: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -204,20 +217,16 @@ class AxonModel:
         """Open a model by its name among the bundled ones, or by its folder.
 
         Errors:
-            ModelError: not found, damaged, or of an unknown format.
+            ModelError: not found, damaged, of an unknown format, or a baseline.
         """
-        folder = Path(name_or_folder)
-        if not os.path.isfile(folder / WEIGHTS):
-            folder = resources.folder() / "Models" / str(name_or_folder)
-        if not os.path.isfile(folder / WEIGHTS):
-            known = ", ".join(info.name for info in available_models()) or "none"
+        info = find_model(name_or_folder)
+        if info.baseline:
             raise ModelError(
-                "model.not-found",
-                f"There is no model {str(name_or_folder)!r}.",
-                f"Installed models: {known}; or give a folder.",
+                "model.baseline",
+                f"{info.name} holds the baseline {info.baseline['name']!r}, not an AXON model.",
+                "Open it with axon_core.open_model.",
             )
-        info = inspect(folder)
-        return cls(info.config, info.card, folder / WEIGHTS, info.sha256)
+        return cls(info.config, info.card, info.folder / WEIGHTS, info.sha256)
 
     def save_pretrained(
         self, folder: str | os.PathLike[str], card: ModelCard, dtype: torch.dtype = torch.float16
@@ -228,18 +237,23 @@ class AxonModel:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {
-            f"{name}.{key}": value.detach().cpu().to(dtype).contiguous()
+            f"{name}.{key}": value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
             for stage in card.stages
             for name in PARTS[stage]
             for key, value in getattr(self, name).state_dict().items()
         }
-        metadata = {"axon": json.dumps({"config": self.config.to_dict(), "card": dataclasses.asdict(card)})}
+        described = {"config": self.config.to_dict(), "card": dataclasses.asdict(card), **self.described()}
+        metadata = {"axon": json.dumps(described)}
         temporary = folder / (WEIGHTS + ".tmp")
         save_file(state, str(temporary), metadata=metadata)
         digest = file_sha256(temporary)
         os.replace(temporary, folder / WEIGHTS)
         (folder / (WEIGHTS + ".sha256")).write_text(f"{digest}  {WEIGHTS}\n", encoding="utf-8")
         return inspect(folder)
+
+    def described(self) -> dict[str, Any]:
+        """What the metadata of the weights say beside config and card."""
+        return {}
 
 
 def bfloat16_pays(device: torch.device, training: bool = False) -> bool:
@@ -262,6 +276,23 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def find_model(name_or_folder: str | os.PathLike[str]) -> ModelInfo:
+    """A model by its name among the bundled ones, or by its folder; see `inspect`.
+
+    Errors:
+        ModelError: not found, damaged, or of an unknown format.
+    """
+    for folder in (Path(name_or_folder), resources.folder() / "Models" / str(name_or_folder)):
+        if os.path.isfile(folder / WEIGHTS):
+            return inspect(folder)
+    known = ", ".join(info.name for info in available_models()) or "none"
+    raise ModelError(
+        "model.not-found",
+        f"There is no model {str(name_or_folder)!r}.",
+        f"Installed models: {known}; or give a folder.",
+    )
+
+
 def inspect(folder: Path) -> ModelInfo:
     """Read a model's config and card and check its file against the recorded sum.
 
@@ -280,11 +311,12 @@ def inspect(folder: Path) -> ModelInfo:
             described = json.loads((file.metadata() or {})["axon"])
         config = from_dict(ModelConfig, described["config"], "config")
         card = from_dict(ModelCard, described["card"], "card")
+        baseline = dict(described.get("baseline", {}))
     except Exception as error:  # safetensors, json and the config raise many kinds; all mean the same to a user
         raise ModelError(
             "model.format", f"{folder.name}: not a model of this program.", "Use a folder that it wrote."
         ) from error
-    return ModelInfo(folder.name, folder, config, card, path.stat().st_size, digest)
+    return ModelInfo(folder.name, folder, config, card, path.stat().st_size, digest, baseline)
 
 
 def available_models() -> list[ModelInfo]:

@@ -33,7 +33,7 @@ ENDPOINT, COARSE, FINE, SUPER = "F(x)", "coarse", "fine", "super-resolution"
 
 @dataclass(frozen=True)
 class Quality:
-    """How much work goes into a reconstruction.
+    """How much work goes into a reconstruction; distilled networks have their own times in place of these.
 
     Attributes:
         bridge_steps: network evaluations of the bridge.
@@ -125,7 +125,7 @@ def reconstruct(
     Args:
         frontal: PA or AP film.
         lateral: left lateral film of the same patient, if there is one.
-        model: see `AxonModel.from_pretrained`.
+        model: see `AxonModel.from_pretrained`; or a baseline, whose volume takes the part of F(x).
         preset: "preview" (F(x) only), "fast", "quality" or "paper" (every stage, many steps).
         seeds: one sample for each; the result is their mean and, with several, their spread.
         device: "auto", "cpu", "cuda" or "mps".
@@ -173,11 +173,13 @@ def reconstruct(
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "model": model.path.parent.name if model.path else model.config.name,
         "weights_sha256": model.sha256,
+        "method": model.method,
+        **model.described(),
         "preset": preset,
         "seeds": [int(seed) for seed in seeds] if run.stochastic else [],
         "stages": list(stages),
-        "steps": _of({COARSE: run.quality.bridge_steps, FINE: run.quality.fine_steps}, stages),
-        "eta": _of({COARSE: 1.0, FINE: 0.0}, stages),
+        "steps": _of({COARSE: len(run.times), FINE: len(run.fine_times)}, stages),
+        "eta": _of({COARSE: bridge_eta(model), FINE: 0.0}, stages),
         "window": {
             "name": model.config.hu_window.name,
             "low": model.config.hu_window.low,
@@ -264,16 +266,30 @@ def autocast(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, torch.bfloat16) if bfloat16_pays(device) else nullcontext()
 
 
+def bridge_times(model: AxonModel, quality: Quality) -> list[float]:
+    """m of each evaluation of the bridge's network."""
+    return list(model.config.bridge.times) or bridge.times(quality.bridge_steps, quality.rho)
+
+
+def fine_times(model: AxonModel, quality: Quality) -> list[int]:
+    """Index of each evaluation of FineDiff's networks."""
+    return list(model.config.diffusion.times) or gaussian.times(quality.fine_steps, quality.fine_start)
+
+
+def bridge_eta(model: AxonModel) -> float:
+    """Share of fresh noise in the steps of the bridge: a distilled network learned steps without it."""
+    return 0.0 if model.config.bridge.times else 1.0
+
+
 def evaluations(model: AxonModel, quality: Quality, seeds: int) -> dict[str, int]:
     """How often each stage's networks will be evaluated, 0 for a stage that will not run."""
     wanted = model.card.stages if quality.everything else model.card.default_stages
     allowed = set() if quality.first_only else {stage for stage in wanted if model.has(stage)}
-    steps = {
-        COARSE: len(bridge.times(quality.bridge_steps, quality.rho)),
-        FINE: len(gaussian.times(quality.fine_steps, quality.fine_start)),
-    }
+    steps = {COARSE: len(bridge_times(model, quality)), FINE: len(fine_times(model, quality))}
+    if FINE not in allowed and steps[COARSE] == 1 and not model.random_endpoint:
+        seeds = 1  # the bridge draws nothing before its first evaluation
     return {
-        ENDPOINT: 1,
+        ENDPOINT: seeds if model.random_endpoint else 1,
         **{stage: seeds * count if stage in allowed else 0 for stage, count in steps.items()},
         SUPER: int(SUPER in allowed),
     }
@@ -288,10 +304,10 @@ class _Run:
         self.model, self.quality, self.callback = model, quality, callback
         counts = evaluations(model, quality, len(seeds))
         self.use_coarse, self.use_fine, self.use_sr = (counts[stage] > 0 for stage in (COARSE, FINE, SUPER))
-        self.stochastic = self.use_coarse or self.use_fine
+        self.times, self.fine_times = bridge_times(model, quality), fine_times(model, quality)
+        draws = self.use_coarse and len(self.times) > 1
+        self.stochastic = draws or self.use_fine or model.random_endpoint
         self.seeds = list(seeds) if self.stochastic else [0]
-        self.times = bridge.times(quality.bridge_steps, quality.rho)
-        self.fine_times = gaussian.times(quality.fine_steps, quality.fine_start)
         self.total = sum(count * self.COSTS[stage] for stage, count in counts.items())
         self.spent = 0.0
         self.started = time.perf_counter()
@@ -324,10 +340,11 @@ class _Run:
         # not inference_mode: networks first used here can still be trained
         with torch.no_grad(), autocast(self.model.device):
             self.report("films", None)
-            y = self.endpoint(films)
+            ends = self.endpoint(films)
+            y = ends.mean
             volumes = {ENDPOINT: y}
-            std = None
-            if self.stochastic:
+            std = ends.std if ends.count > 1 else None
+            if self.use_coarse or self.use_fine:
                 coarse, fine = Moments(), Moments()
                 for index, seed in enumerate(self.seeds):
                     noise = SeededNoise([seed])
@@ -348,13 +365,15 @@ class _Run:
             spread = CTVolume.from_grid(hu, self.model.config.grid)
         return {stage: self.volume(volume) for stage, volume in volumes.items()}, spread
 
-    def endpoint(self, films: dict[str, StandardFilm]) -> torch.Tensor:
-        """F(x)."""
+    def endpoint(self, films: dict[str, StandardFilm]) -> Moments:
+        """F(x), once or, where it is drawn at random, of each seed."""
         started = time.perf_counter()
-        stack = np.stack([film.image for film in films.values()])[None]
-        y = self.model.endpoint(torch.from_numpy(stack).to(self.model.device)).float()
-        self.done(ENDPOINT, started, y)
-        return y
+        stack = torch.from_numpy(np.stack([film.image for film in films.values()])[None]).to(self.model.device)
+        moments = Moments()
+        for seed in self.seeds if self.model.random_endpoint else self.seeds[:1]:
+            moments.add(self.model.endpoint(stack, SeededNoise([seed])).float())
+            self.done(ENDPOINT, started, moments.mean)
+        return moments
 
     def coarse(self, y: torch.Tensor, noise: SeededNoise, moments: Moments, index: int) -> torch.Tensor:
         """One bridge sample, folded into the moments."""
@@ -367,7 +386,8 @@ class _Run:
             self.spent += self.COSTS[COARSE]
             self.report(COARSE, state.x0 if index == 0 else None)
 
-        sample = sample_bridge(denoise, y, self.times, self.model.config.bridge.s, 1.0, noise, step).clamp(-1, 1)
+        s, eta = self.model.config.bridge.s, bridge_eta(self.model)
+        sample = sample_bridge(denoise, y, self.times, s, eta, noise, step).clamp(-1, 1)
         moments.add(sample)
         self.timings[COARSE] = self.timings.get(COARSE, 0.0) + self.since(started)
         if index:

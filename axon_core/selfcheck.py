@@ -6,8 +6,10 @@ Nothing heavy is imported before it is tried, so that a missing or broken librar
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import math
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ PACKAGES = {  # module -> what to install
     "einops": "einops",
     "monai": "monai",
 }
+TRAINING_PACKAGES = {"lightning_fabric": "lightning-fabric", "matplotlib": "matplotlib"}  # only training needs these
+_INSTALL = "Install it, for example by: python -m pip install"
 MODEL_KEYS = (
     "name",
     "title",
@@ -43,8 +47,11 @@ MODEL_KEYS = (
 )
 
 
-def report() -> dict[str, Any]:
+def report(models_elsewhere: Sequence[str] = ()) -> dict[str, Any]:
     """Plain values for JSON.
+
+    Args:
+        models_elsewhere: folders of further models, told of with their folder as name.
 
     Returns:
         version, python; torch and monai: their versions, None if they cannot be imported;
@@ -52,7 +59,8 @@ def report() -> dict[str, Any]:
         models: `MODEL_KEYS` for each that is installed; of one with a `problem` (code, title, advice) the keys that
         cannot be known are None; checksum_ok is None too where no sum is recorded;
         problems: code, title, advice of everything that keeps the program from working. Devices and models stay empty
-        when libraries fail that are needed to look for them.
+        when libraries fail that are needed to look for them;
+        training: the same of what keeps it from training alone.
     """
     failed = [problem for module in PACKAGES if (problem := package_problem(module))]
     problems = [error.to_dict() for error in failed]
@@ -63,7 +71,7 @@ def report() -> dict[str, Any]:
 
         devices = [{"name": one.name, "available": one.available, "text": one.text} for one in known()]
         try:
-            models = _models()
+            models = _models() + [{**_model(Path(folder)), "name": folder} for folder in models_elsewhere]
         except AxonError as error:
             problems.append(error.to_dict())
         else:
@@ -79,13 +87,18 @@ def report() -> dict[str, Any]:
         "default_device": next((one["name"] for one in devices if one["available"]), None),
         "models": models,
         "problems": problems,
+        "training": [
+            AxonError("package.missing", f"Training needs the Python package {name}.", f"{_INSTALL} {name}").to_dict()
+            for module, name in TRAINING_PACKAGES.items()
+            if not _is_found(module)
+        ],
     }
 
 
 def package_problem(module: str) -> AxonError | None:
     """What is wrong with one of `PACKAGES`."""
     name = PACKAGES[module]
-    advice = f"Install it, for example by: python -m pip install {name}"
+    advice = f"{_INSTALL} {name}"
     if name == "torch":
         advice = "Install PyTorch, in 3D Slicer by the PyTorch extension."
     try:
@@ -99,6 +112,14 @@ def package_problem(module: str) -> AxonError | None:
         title = f"The Python package {name} is broken: {type(error).__name__}: {words}"
         return AxonError("package.broken", title, advice.replace("Install", "Remove it and install", 1))
     return None
+
+
+def _is_found(module: str) -> bool:
+    """Whether it is installed, without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _version(module: str) -> str | None:
@@ -125,6 +146,9 @@ def _model(folder: Path) -> dict[str, Any]:
     try:
         info = inspect(folder)
         facts["parameters"] = _parameters(folder / WEIGHTS)
+    except FileNotFoundError:
+        text = f"There is no model in {folder.name}."
+        facts["problem"] = AxonError("model.not-found", text, "Choose another model, or export it again.").to_dict()
     except AxonError as error:
         facts |= {
             "size_bytes": (folder / WEIGHTS).stat().st_size,

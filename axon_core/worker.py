@@ -6,7 +6,10 @@ keys are the attributes of a class:
 - ``reconstruct`` (also without ``task``): `job.ReconstructJob`, films -> CT volume;
 - ``register``: `job_register.RegisterJob`, CT and films -> pose;
 - ``compare``: `job_compare.CompareJob`, reconstruction and true CT -> difference and metrics;
-- ``plan``: `job_plan.PlanJob`, how long reconstructions will take.
+- ``plan``: `job_plan.PlanJob`, how long reconstructions will take;
+- ``prepare``: `job_prepare.PrepareJob`, CTs and films -> a cache for training;
+- ``train``: `job_train.TrainJob`, a cache -> trained stages, or what that will cost;
+- ``export``: `job_export.ExportJob`, trained stages -> a model's folder.
 
 A film is a file's name, or an object with the attributes of `film_choice.FilmChoice`. Unknown keys are errors.
 
@@ -16,15 +19,21 @@ Every line of standard output is one JSON object, by its ``type``:
 - ``preview``: stage, path of an .npz with ``hu`` (z, y, x) int16 and ``affine`` (4, 4), index (x, y, z, 1) -> LPS mm;
   of ``reconstruct`` alone, if its ``previews`` is true;
 - ``warning``: text;
-- ``result``: the last line of a job that went well. All have warnings, all but ``plan`` output; besides,
-  ``reconstruct``: files, ncc, timings (`job.Result`); ``register``: record (`RegisterResult.to_dict`);
-  ``compare``: files, metrics (`job_compare.Comparison`); ``plan``: device, reason, basis, seconds (`job_plan.Plan`);
+- ``case``: of ``prepare``, see `PrepareJob.run`;
+- ``progress`` of ``train`` has the keys of `training.events` beside its own, which count all stages; there are also its
+  ``validation`` and ``note``;
+- ``result``: the last line of a job that went well. All have warnings, all but ``plan`` and dry runs of ``train``
+  output or the folder's name; besides, ``reconstruct``: files, ncc, timings (`job.Result`); ``register``: record
+  (`RegisterResult.to_dict`); ``compare``: files, metrics (`job_compare.Comparison`); ``plan``: device, reason, basis,
+  seconds (`job_plan.Plan`); those of training data and training: `Prepared`, `Trained`, `TrainingPlan`, `Exported`;
 - ``error``: code, title, advice. The last line of any other job.
 
-``python -m axon_core.worker --selfcheck`` writes one line, of type ``result`` or, when there are problems, ``error``
-with the first problem's code, title and advice; besides, what `selfcheck.report` tells. It needs no library to work.
+``python -m axon_core.worker --selfcheck [MODEL ...]`` writes one line, of type ``result`` or, when there are problems,
+``error`` with the first problem's code, title and advice; besides, what `selfcheck.report` tells, also of the models in
+the folders named. It needs no library to work.
 
-SIGTERM or SIGINT cancels at once, even inside a long computation, and leaves nothing behind. Whatever libraries print
+SIGTERM or SIGINT cancels at once, even inside a long computation, and leaves nothing behind; ``train`` alone finishes
+its step, saves its state, and ends with the error ``training.stopped``. Whatever libraries print
 goes to standard error. The exit status is 0, or the error's `exit_code`. On Windows, where SIGTERM ends a process
 without asking it, Ctrl-Break takes its place.
 """
@@ -55,10 +64,13 @@ TASKS = {  # imported when asked for, because the self-check must run where libr
     "register": ("job_register", "RegisterJob"),
     "compare": ("job_compare", "CompareJob"),
     "plan": ("job_plan", "PlanJob"),
+    "prepare": ("job_prepare", "PrepareJob"),
+    "train": ("job_train", "TrainJob"),
+    "export": ("job_export", "ExportJob"),
 }
 CANCEL_WITHIN_S = 1.0
 PREVIEW_PAUSE_S = 0.5  # between two previews of one stage
-_USAGE = "usage: python -m axon_core.worker JOB.json  (or - to read the job from standard input, or --selfcheck)"
+_USAGE = "usage: python -m axon_core.worker JOB.json  (or - for standard input, or --selfcheck [MODEL ...])"
 
 
 class Outcome(Protocol):
@@ -74,7 +86,7 @@ class Job(Protocol):
     def staging(self) -> Staging:
         """Where it writes."""
 
-    def run(self, staging: Any, callback: Callable[[Progress], None]) -> Outcome:
+    def run(self, staging: Any, callback: Callable[[Any], bool]) -> Outcome:
         """Do it; AxonError for whatever a user can cause."""
 
 
@@ -109,13 +121,18 @@ class Watcher:
         self.lines, self.previews = lines, previews
         self.count, self.shown = 0, ("", 0.0)
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: Progress | dict[str, Any]) -> bool:
+        """Tell it; False once the parent has closed our output."""
+        if isinstance(progress, dict):  # an event of training or its data, which is a line already
+            self.lines.emit(**{"kind" if key == "type" else key: value for key, value in progress.items()})
+            return not self.lines.closed
         self.lines.emit("progress", stage=progress.stage, fraction=progress.fraction, eta_s=progress.eta_s)
         if self.previews is not None and progress.preview is not None and progress.grid is not None:
             stage, at = self.shown
             if stage != progress.stage or time.monotonic() - at > PREVIEW_PAUSE_S:
                 self._preview(progress, self.previews())
                 self.shown = (progress.stage, time.monotonic())
+        return not self.lines.closed
 
     def _preview(self, progress: Progress, folder: Path) -> None:
         import numpy as np
@@ -176,11 +193,11 @@ def work(job: Job, staging: Any, lines: Lines) -> int:
     return 0
 
 
-def check_self(lines: Lines) -> int:
-    """Tell what this installation has; returns the exit status."""
+def check_self(lines: Lines, models: list[str]) -> int:
+    """Tell what this installation has, and of models in other folders; returns the exit status."""
     from axon_core.selfcheck import report
 
-    found = report()
+    found = report(models)
     if found["problems"]:
         lines.emit("error", last=True, **found["problems"][0], **found)
         return AxonError.exit_code
@@ -193,10 +210,10 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     lines = Lines(_claim_stdout())
     try:
+        if arguments[:1] == ["--selfcheck"]:
+            return check_self(lines, arguments[1:])
         if len(arguments) != 1:
             raise ConfigError("job.usage", "One job is needed.", _USAGE)
-        if arguments[0] == "--selfcheck":
-            return check_self(lines)
         job = read_job(arguments[0])
         staging = job.staging()
     except Exception as error:

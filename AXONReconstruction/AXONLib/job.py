@@ -34,16 +34,20 @@ class Job:
         """The last lines that the worker wrote to standard error."""
         return self._worker.log
 
-    def cancel(self):
-        """Ask the worker to stop and return at once; `finished` follows within about a second."""
-        self._worker.cancel()
+    def cancel(self, graceSeconds=1.0):
+        """Ask the worker to stop and return at once; `finished` follows when it has, or is killed after the grace."""
+        self._worker.cancel(graceSeconds)
 
-    def stop(self):
-        """Kill the worker and forget the handlers: for scene close, reload and exit. The job must not be used then."""
+    def release(self):
+        """Forget the handlers and hand the worker to the caller, who ends it. The job must not be used then."""
         self._end()
         self.event.disconnectAll()
         self.finished.disconnectAll()
-        self._worker.kill()
+        return self._worker
+
+    def stop(self):
+        """Kill the worker and forget the handlers: for scene close, reload and exit. The job must not be used then."""
+        self.release().kill()
 
     def _poll(self):
         for event in self._worker.events():

@@ -2,6 +2,7 @@
 
 import html
 import logging
+import os
 import time
 
 import qt
@@ -9,6 +10,7 @@ from slicer.i18n import tr as _
 
 from axon_core.errors import AxonError, Cancelled
 from AXONLib import layout, logic, services, volumes
+from AXONLib.duration import durationText
 from AXONLib.job import Job, startWorker
 from AXONLib.process import WorkerProcess
 from AXONLib.signal import Signal
@@ -31,15 +33,6 @@ def stageText(stage):
     }.get(stage, stage)
 
 
-def durationText(seconds):
-    """Seconds in words that a person would use."""
-    if seconds < 90:
-        return _("{n} s").format(n=max(1, round(seconds)))
-    if seconds < 5400:
-        return _("{n} min").format(n=round(seconds / 60))
-    return _("{n:.1f} h").format(n=seconds / 3600)
-
-
 class RunPanel:
     """Checks the installation once, estimates times, and runs reconstructions in a child process.
 
@@ -56,6 +49,7 @@ class RunPanel:
         self.job = None  # the reconstruction at work
         self._cancelled = False
         self.installation = None  # the worker's report on itself
+        self._elsewhere = []  # folders of models that it was asked about
         self._check = self._plan = None  # jobs
         self._plans = {}
         self._placement = self._transform = None  # of the result: matrix in the CT's frame, and above it
@@ -71,13 +65,15 @@ class RunPanel:
     # ---- what is installed
 
     def check(self):
-        """Ask a child process what is installed, once; `refresh` follows."""
-        if self.installation is not None or self._check is not None:
+        """Ask a child process what is installed, once for each model's folder that is chosen; `refresh` follows."""
+        model = self.session.parameters.model if self.session.parameters else ""
+        elsewhere = [model] if os.path.isabs(model) else []
+        if self._check is not None or (self.installation is not None and elsewhere in ([], self._elsewhere)):
             return
+        self.installation, self._elsewhere = None, elsewhere
         try:
-            worker = WorkerProcess(
-                [services.pythonSlicer(), "-m", "axon_core.worker", "--selfcheck"], services.childEnvironment()
-            )
+            command = [services.pythonSlicer(), "-m", "axon_core.worker", "--selfcheck", *elsewhere]
+            worker = WorkerProcess(command, services.childEnvironment())
         except AxonError as error:
             self.onChecked({"type": "error", "problems": [error.to_dict()], "devices": [], "models": []})
             return
@@ -105,9 +101,18 @@ class RunPanel:
             services.installDependencies(self.requirements)
         except AxonError as error:
             services.showError(error.title, error.advice)
+        self.recheck()
+
+    def recheck(self):
+        """Packages or models have changed: ask again what is installed."""
         self.installation = None
         self.check()
         self.refresh()
+
+    def choose(self, folder):
+        """Choose a model by its folder, which may have been written a moment ago."""
+        self.session.parameters.model = str(folder)
+        self.recheck()
 
     def _fillModels(self):
         combo = self.ui.modelCombo

@@ -110,6 +110,20 @@ def stopPlacing():
     slicer.app.applicationLogic().GetInteractionNode().SwitchToViewTransformMode()
 
 
+def hasModule(name):
+    """Whether a module is loaded."""
+    return hasattr(slicer.modules, name.lower())
+
+
+def moduleWidget(name):
+    """The widget of a scripted module that is loaded, made when first asked for."""
+    return slicer.util.getModuleWidget(name)
+
+
+def showModule(name):
+    slicer.util.selectModule(name)
+
+
 def showDicom():
     """Go to Slicer's DICOM module."""
     slicer.util.selectModule("DICOM")

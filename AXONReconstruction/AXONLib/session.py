@@ -1,14 +1,13 @@
-"""What the sections of the panel share: the chosen films as read, the folder for files, the log."""
+"""What the sections of the panel share: the chosen films as read, beside what every workplace has."""
 
-import os
-import shutil
 from dataclasses import dataclass
 
 from slicer.i18n import tr as _
 
-from axon_core.errors import AxonError, OutputError
-from AXONLib import films, services
+from axon_core.errors import AxonError
+from AXONLib import films
 from AXONLib.signal import Signal
+from AXONLib.workplace import Workplace
 
 
 @dataclass
@@ -31,40 +30,17 @@ class ChosenFilm:
     version: object = None
 
 
-class Session:
-    """Lives as long as the panel. `parameters` is the wrapper of the scene's parameter node, or None.
+class Session(Workplace):
+    """A workplace with films.
 
     Signals:
         filmsChanged(): a film was chosen or is read differently.
-        said(text): a line for the details.
     """
 
     def __init__(self):
-        self.parameters = None
+        super().__init__()
         self.frontal, self.lateral = ChosenFilm(), ChosenFilm()
-        self.filmsChanged, self.said = Signal(), Signal()
-        self._folder = None
-
-    def folder(self, name=""):
-        """A folder of this session for files, made when first asked for; OutputError if the disk refuses."""
-        try:
-            if self._folder is None or not os.path.isdir(self._folder):
-                self._folder = services.temporaryFolder()
-            path = os.path.join(self._folder, name)
-            os.makedirs(path, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                "output.disk",
-                _("There is no folder for temporary files: {error}.").format(error=error.strerror),
-                _("Free space on the disk, or choose another folder under Edit > Application Settings."),
-            ) from error
-        return path
-
-    def close(self):
-        """Remove the files of this session, with the reports of its results."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        self.filmsChanged = Signal()
 
     def readFilms(self):
         """Read the chosen films, those that changed since the last time."""
@@ -85,9 +61,6 @@ class Session:
         if self.frontal.node is self.lateral.node:
             return _("The same film is chosen twice.")
         return ""
-
-    def say(self, text):
-        self.said.emit(text)
 
 
 def _read(before, node, settings, lateral, folder):

@@ -10,7 +10,18 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from axon_core.errors import ConfigError, VolumeError
-from axon_core.evaluation.metrics import SSIM_NAMES, edge_sharpness, mae, mse, ncc, psnr, ssim3d, summarise
+from axon_core.evaluation.metrics import (
+    SSIM_NAMES,
+    edge_sharpness,
+    mae,
+    mse,
+    ncc,
+    psnr,
+    ssim3d,
+    ssim_slices,
+    summarise,
+    x2ct_psnr,
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +70,43 @@ def test_against_monai(volumes: tuple[np.ndarray, np.ndarray]) -> None:
         )
 
 
+def test_ssim_against_monai_where_float32_does_not_cancel() -> None:
+    from monai.metrics import SSIMMetric
+
+    generator = torch.Generator().manual_seed(3)
+    truth = torch.rand(1, 1, 20, 17, 23, generator=generator)
+    pred = (truth + 0.2 * torch.randn(truth.shape, generator=generator)).clamp(0, 1)
+    theirs = float(SSIMMetric(spatial_dims=3, data_range=1.0)(pred, truth))
+    assert ssim3d(pred[0, 0], truth[0, 0]) == pytest.approx(theirs, abs=1e-5)
+
+
+def test_slice_wise_ssim_against_scikit_image(volumes: tuple[np.ndarray, np.ndarray]) -> None:
+    """Slices of each axis as channels, as X2CT-GAN's code calls it."""
+    from skimage.metrics import structural_similarity
+
+    pred, truth = volumes
+    expected = np.mean(
+        [
+            structural_similarity(np.moveaxis(truth, axis, 2), np.moveaxis(pred, axis, 2), data_range=1, channel_axis=2)
+            for axis in range(3)
+        ]
+    )
+    assert ssim_slices(pred, truth) == pytest.approx(expected, abs=1e-9)
+    bright = pred > 0.7
+    assert bright.any()  # what lies outside [0, 1] is clipped
+    assert ssim_slices(np.where(bright, 7.0, pred), truth) == ssim_slices(np.where(bright, 1.0, pred), truth)
+    assert ssim_slices(truth, truth) == pytest.approx(1.0)
+    assert "slices" in SSIM_NAMES and abs(expected - ssim3d(pred, truth)) > 1e-3
+
+
+def test_the_psnr_of_x2ct_is_its_own() -> None:
+    truth = np.linspace(0.0, 1.0, 64)
+    pred = truth + 0.05
+    rmse = 2500.0 * 0.05  # on data of range 2500
+    assert x2ct_psnr(pred, truth) == pytest.approx(20 * math.log10(4095 / rmse))
+    assert x2ct_psnr(pred, truth) - psnr(pred, truth) == pytest.approx(4.286, abs=1e-3)
+
+
 def test_zero_padding_by_direct_convolution(volumes: tuple[np.ndarray, np.ndarray]) -> None:
     p, t = (torch.from_numpy(v)[None, None] for v in volumes)
     window = torch.exp(-(torch.arange(-5, 6, dtype=torch.float64) ** 2) / 4.5)
@@ -102,7 +150,7 @@ def test_ssim_inside_a_box_is_that_of_the_box(volumes: tuple[np.ndarray, np.ndar
 
 def test_numpy_and_torch_agree(volumes: tuple[np.ndarray, np.ndarray]) -> None:
     tensors = [torch.from_numpy(v).requires_grad_() for v in volumes]
-    for metric in (mae, mse, psnr, ssim3d, edge_sharpness, ncc):
+    for metric in (mae, mse, psnr, x2ct_psnr, ssim3d, ssim_slices, edge_sharpness, ncc):
         value = metric(*volumes)
         assert isinstance(value, float)
         assert metric(*tensors) == value
@@ -148,6 +196,7 @@ def test_summary() -> None:
         (lambda: psnr(np.array([np.nan]), np.zeros(1)), "metrics.not-finite"),
         (lambda: ssim3d(np.zeros((10, 20, 20)), np.zeros((10, 20, 20))), "metrics.size"),
         (lambda: ssim3d(np.zeros((20, 20)), np.zeros((20, 20)), "zero"), "metrics.size"),
+        (lambda: ssim_slices(np.zeros((6, 9, 9)), np.zeros((6, 9, 9))), "metrics.size"),
         (lambda: ncc(np.eye(3), np.eye(3), np.zeros((3, 3))), "metrics.mask"),
         (lambda: ncc(np.eye(3), np.eye(3), np.ones((3, 1))), "metrics.mask"),
     ],

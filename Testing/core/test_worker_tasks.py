@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+import training_data
+
 from axon_core import job_plan
 from axon_core.ctvolume import CTVolume
 from axon_core.data.phantom import thorax
@@ -330,13 +333,16 @@ while open_:
     open_ |= names - allowed
 homes = importlib.metadata.packages_distributions()
 
-class Refuse:
+class Hide:
+    find_distributions = staticmethod(PathFinder.find_distributions)
+
     def find_spec(self, name, path=None, target=None):
         owners = {{owner.lower().replace("_", "-") for owner in homes.get(name.split(".")[0], ())}}
         if owners and not owners & (allowed | {{"axon-core"}}):
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+            return None
+        return PathFinder.find_spec(name, path, target)
 
-sys.meta_path.insert(0, Refuse())
+sys.meta_path[sys.meta_path.index(PathFinder)] = Hide()
 from axon_core.worker import main
 status = main(sys.argv[1:])
 used = {{name.split(".")[0] for name in sys.modules}}
@@ -346,19 +352,23 @@ sys.exit(status)
 BASE = {"numpy", "torch", "simpleitk", "pydicom", "scipy", "pillow", "safetensors"}
 
 
-@pytest.mark.parametrize("task", ["preview", "paper", "register", "compare", "selfcheck"])
+@pytest.mark.parametrize("task", ["preview", "paper", "register", "compare", "selfcheck", "train"])
 def test_needs_few_libraries(task: str, case: Path, tiny_model: Path, film_png: Path, tmp_path: Path) -> None:
-    """With everything refused that Slicer has not and that is not among the few to be installed."""
+    """With everything hidden that Slicer has not and that is not among the few to be installed."""
     ct = str(case / "ct.nrrd")
     jobs: dict[str, dict[str, Any]] = {
         "preview": {"frontal": str(film_png), "model": str(tiny_model), "preset": "preview", "format": "dicom"},
         "paper": {"frontal": str(film_png), "model": str(tiny_model), "preset": "paper", "previews": True},
         "register": {"task": "register", "ct": ct, "frontal": str(case / "pa.dcm"), "global_search": False},
         "compare": {"task": "compare", "result": ct, "truth": ct, "truth_to_result": np.eye(4).tolist()},
+        "train": {"task": "train", "preset": "tiny", "parts": ["prior"], "steps": 2, "device": "cpu"},
     }
-    whole = task in ("paper", "selfcheck")
+    if task == "train":
+        jobs[task]["data"] = str(training_data.write_pairs(tmp_path / "pairs", 2))
+    whole = task in ("paper", "selfcheck", "train")
     (tmp_path / "job.json").write_text(json.dumps({**jobs.get(task, {}), "output": str(tmp_path / "out")}))
-    program = ONLY.format(open_=BASE | ({"monai", "einops"} if whole else set()))
+    more = {"monai", "einops"} if whole else set()
+    program = ONLY.format(open_=BASE | more | ({"lightning-fabric"} if task == "train" else set()))
     argument = "--selfcheck" if task == "selfcheck" else str(tmp_path / "job.json")
     command = [sys.executable, "-c", program, argument]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)

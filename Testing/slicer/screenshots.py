@@ -1,4 +1,4 @@
-"""The README's pictures of the module: drive the panel on the sample data, and draw it beside its views.
+"""The README's pictures of the modules: drive the panel on the sample data, and draw it beside its views.
 
     python Testing/slicer/screenshots.py Resources/Screenshots
 
@@ -13,7 +13,7 @@ import time
 from PIL import Image, ImageDraw, ImageFont
 
 BAR = 22  # pixels, on top of each view
-BORDER, THREE_D_BAR = (70, 72, 80), (174, 176, 226)
+BORDER, THREE_D_BAR, PLOT_BAR = (70, 72, 80), (174, 176, 226), (225, 225, 225)
 
 
 def drawLayout(path):
@@ -25,11 +25,13 @@ def drawLayout(path):
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)
     for widget, (x, y, width, _height) in places:
-        slices = hasattr(widget, "sliceView")
-        view, node = (
-            (widget.sliceView(), widget.mrmlSliceNode()) if slices else (widget.threeDView(), widget.mrmlViewNode())
-        )
-        color = tuple(round(255 * part) for part in node.GetLayoutColor()) if slices else THREE_D_BAR
+        if hasattr(widget, "sliceView"):
+            view, node = widget.sliceView(), widget.mrmlSliceNode()
+            color = tuple(round(255 * part) for part in node.GetLayoutColor())
+        elif hasattr(widget, "plotView"):
+            view, node, color = widget.plotView(), widget.mrmlPlotViewNode(), PLOT_BAR
+        else:
+            view, node, color = widget.threeDView(), widget.mrmlViewNode(), THREE_D_BAR
         sheet.paste(Image.fromarray(view.picture()), (x, y + BAR))
         draw.rectangle((x, y, x + width - 1, y + BAR - 1), fill=color)
         draw.text((x + 8, y + 3), node.GetLayoutLabel(), fill=(20, 20, 20), font=font)
@@ -67,7 +69,7 @@ VIEWS = (1180, HEIGHT)
 class Desk:
     """The module, open on the host."""
 
-    def __init__(self):
+    def __init__(self, module="AXONReconstruction"):
         here = pathlib.Path(__file__).resolve()
         self.root = here.parents[2]
         sys.path.insert(0, str(here.parent))
@@ -78,10 +80,18 @@ class Desk:
         from host import module_host
 
         window(*VIEWS)
-        module_host.load(str(self.root / "AXONReconstruction" / "AXONReconstruction.py"))
-        slicer.util.selectModule("AXONReconstruction")
-        self.widget = slicer.modules.AXONReconstructionWidget
+        module_host.load(str(self.root / module / f"{module}.py"))
+        slicer.util.selectModule(module)
+        self.widget = getattr(slicer.modules, f"{module}Widget")
         self.ui = self.widget.ui
+
+    def close(self, module):
+        """Leave the module, and empty the scene."""
+        import slicer
+        from host import module_host
+
+        module_host.unload(module)
+        slicer.mrmlScene.Clear(0)
 
     def wait(self, seconds, until=lambda: False):
         """Let the event loop run until something is true; True if it became so in time."""
@@ -120,12 +130,55 @@ class Desk:
 
     def sections(self, *shown):
         """Open these sections of the panel and close the others."""
-        for name in ("films", "registration", "reconstruct", "result", "log"):
-            getattr(self.ui, f"{name}Button").collapsed = name not in shown
+        for name in ("films", "registration", "reconstruct", "result", "data", "training", "model", "log"):
+            if hasattr(self.ui, f"{name}Button"):
+                getattr(self.ui, f"{name}Button").collapsed = name not in shown
+
+
+def training(folder):
+    """The pictures of AXONTraining: three drawn chests to learn from, the sample CT with its scout held out."""
+    desk = Desk("AXONTraining")
+    widget, ui = desk.widget, desk.ui
+    from AXONTrainingLib import drawn
+    from AXONTrainingLib.parameters import Budget, Preset
+
+    samples = desk.root / "Resources" / "SampleData"
+    with tempfile.TemporaryDirectory() as place:
+        chests = drawn.write(pathlib.Path(place) / "chests")
+        table = (chests / "manifest.csv").read_text(encoding="utf-8").replace("val", "train")
+        sample = f"sample,{samples / 'acrin_042_ct.nrrd'},{samples / 'acrin_042_scout_ap.nrrd'},,val\n"
+        (chests / "manifest.csv").write_text(table + sample, encoding="utf-8")
+        p = widget._parameterNode
+        p.source, p.cache = str(chests), f"{place}/prepared"
+        assert desk.wait(60, lambda: ui.prepareButton.enabled), ui.prepareButton.toolTip
+        ui.prepareButton.click()
+        assert desk.wait(600, lambda: widget.data.job is None), "not prepared"
+        widget.data.showCase([name for name, _picture, _remarks in widget.data._cases].index("sample"))
+        desk.sections("data")
+        desk.wait(1)
+        desk.picture(folder / "slicer_training_case.png")
+
+        p.preset, p.cache, p.run = Preset.TINY, f"{place}/prepared-tiny", f"{place}/run"
+        p.trainPrior = p.trainFine = p.trainSuperResolution = False
+        p.keptChests, p.budget, p.budgetSteps = 100, Budget.STEPS, 600
+        ui.prepareButton.click()
+        assert desk.wait(600, lambda: widget.data.job is None), "not prepared"
+        desk.sections("training", "model")
+        assert desk.wait(120, lambda: "About" in ui.estimateLabel.text), "no estimate"
+        ui.applyButton.click()
+        assert desk.wait(1200, lambda: widget.train.job is None), "not trained"
+        desk.wait(1)
+        desk.picture(folder / "slicer_training.png")
+    desk.close("AXONTraining")
 
 
 def main(folder):
-    folder = pathlib.Path(folder)
+    reconstruction(pathlib.Path(folder))
+    training(pathlib.Path(folder))
+
+
+def reconstruction(folder):
+    """The pictures of AXONReconstruction."""
     desk = Desk()
     widget, ui = desk.widget, desk.ui
     from AXONLib import volumes
@@ -155,6 +208,7 @@ def main(folder):
     assert desk.wait(300, lambda: widget.result.job is None), "no comparison"
     desk.wait(1)
     desk.picture(folder / "slicer_compare.png")
+    desk.close("AXONReconstruction")
 
 
 if __name__ == "__main__":

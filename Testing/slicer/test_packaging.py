@@ -86,6 +86,8 @@ def test_self_tests_are_registered(build: Path) -> None:
     assert tested == {
         "AXONReconstruction/AXONReconstruction.py",
         "AXONReconstruction/Scripts/axon_batch.py",
+        "AXONTraining/AXONTraining.py",
+        "AXONTraining/Scripts/axon_train_batch.py",
     }
 
 
@@ -141,9 +143,18 @@ def test_the_worker_checks_itself_there(tree: Path) -> None:
     assert Path(model["folder"]).is_relative_to(tree) and model["checksum_ok"]
 
 
-def test_the_batch_script_starts_there(tree: Path) -> None:
-    done = python(tree, str(tree / "Scripts" / "axon_batch.py"), "--help")
-    assert done.returncode == 0 and "--manifest" in done.stdout, done.stderr
+def test_both_modules_use_the_same_library_there(tree: Path) -> None:
+    program = "import AXONLib, AXONTrainingLib.runs as r; print(AXONLib.__file__); print(r.__file__)"
+    done = python(tree, "-c", program)
+    assert done.returncode == 0, done.stderr
+    places = [Path(line) for line in done.stdout.splitlines()]
+    assert places == [tree / "AXONLib" / "__init__.py", tree / "AXONTrainingLib" / "runs.py"]
+
+
+@pytest.mark.parametrize(("script", "word"), [("axon_batch.py", "--manifest"), ("axon_train_batch.py", "--minutes")])
+def test_the_batch_scripts_start_there(tree: Path, script: str, word: str) -> None:
+    done = python(tree, str(tree / "Scripts" / script), "--help")
+    assert done.returncode == 0 and word in done.stdout, done.stderr
 
 
 def test_the_modules_compile_in_python_without_ours_beside(tree: Path) -> None:
@@ -156,11 +167,18 @@ def test_the_modules_compile_in_python_without_ours_beside(tree: Path) -> None:
 # ---- texts for Slicer and its index
 
 
-def test_requirements_bring_no_torch_and_pin_nothing() -> None:
-    text = (ROOT / "AXONReconstruction" / "Resources" / "requirements.txt").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("file", "more"),
+    [
+        ("AXONReconstruction/Resources/requirements.txt", set()),
+        ("AXONTraining/Resources/requirements-training.txt", {"lightning-fabric", "matplotlib"}),
+    ],
+)
+def test_requirements_bring_no_torch_and_pin_nothing(file: str, more: set[str]) -> None:
+    text = (ROOT / file).read_text(encoding="utf-8")
     asked = [line for line in text.splitlines() if line and not line.startswith("#")]
     names = {re.match(r"[\w-]+", line)[0] for line in asked}
-    assert names == {"monai", "einops", "safetensors"}
+    assert names == {"monai", "einops", "safetensors"} | more
     assert all(">=" in line and "==" not in line for line in asked)
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert all(f'"{line}"' in project for line in asked), "as for pip"

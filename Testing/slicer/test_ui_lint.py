@@ -142,5 +142,6 @@ def test_a_bad_ui_file_is_found(module, right):
     assert [text for text in module("", ui=UI.replace(right, wrong)) if finding in text]
 
 
-def test_the_module_is_clean():
-    assert lint.lintModule(ROOT / "AXONReconstruction") == []
+@pytest.mark.parametrize("name", ["AXONReconstruction", "AXONTraining"])
+def test_the_module_is_clean(name):
+    assert lint.lintModule(ROOT / name) == []

@@ -34,13 +34,17 @@ def random_affine(generator: torch.Generator, strength: float = 1.0) -> torch.Te
     return torch.cat([(rz @ ry @ rx) * scale, shift[:, None]], 1)
 
 
-def random_deformation(size: int, generator: torch.Generator, strength: float = 1.0) -> torch.Tensor:
+def random_deformation(
+    size: int, generator: torch.Generator, strength: float = 1.0, device: torch.device | str = "cpu"
+) -> torch.Tensor:
     """(1, size, size, size, 3) sampling grid for `grid_sample`: `random_affine` and a smooth elastic field.
 
-    The elastic field has control points 72 mm apart and displacements of sd 4 mm at strength 1, tapering nowhere.
+    The elastic field has control points 72 mm apart and displacements of sd 4 mm at strength 1, tapering nowhere. The
+    grid is made on `device`; the random numbers are the generator's, on the CPU.
     """
-    grid = F.affine_grid(random_affine(generator, strength)[None], [1, 1, size, size, size], align_corners=False)
-    control = torch.randn(1, 3, 6, 6, 6, generator=generator) * (strength * 7.0 / (EXTENT_MM / 2))
+    matrix = random_affine(generator, strength)[None].to(device)
+    grid = F.affine_grid(matrix, [1, 1, size, size, size], align_corners=False)
+    control = torch.randn(1, 3, 6, 6, 6, generator=generator).to(device) * (strength * 7.0 / (EXTENT_MM / 2))
     smooth = F.avg_pool3d(
         F.interpolate(control, size=12, mode="trilinear", align_corners=True), 3, 1, 1, count_include_pad=False
     )
@@ -55,11 +59,11 @@ def centred_in_depth(deformation: torch.Tensor, volume: torch.Tensor) -> torch.T
     would only blur what is predicted from one view.
     """
     step = max(1, volume.shape[0] // 32)
-    body = warp(volume, deformation[:, ::step, ::step, ::step], -1000.0) > -500
+    body = warp(volume, deformation[:, ::step, :, ::step], -1000.0) > -500
     rows = body.any(0).any(-1).nonzero()
     if len(rows) == 0:
         return deformation
-    middle = (step * float(rows[0] + rows[-1]) + 1) / volume.shape[0] - 1  # of the body in [-1, 1]
+    middle = (float(rows[0] + rows[-1]) + 1) / volume.shape[0] - 1  # of the body in [-1, 1]
     along = 0.5 * (deformation[:, :, -1:] - deformation[:, :, :1]).mean((0, 1, 2, 3))  # source moved per unit of y
     return deformation + middle * along
 
@@ -71,7 +75,7 @@ def warp(volume: torch.Tensor, grid: torch.Tensor, fill: float) -> torch.Tensor:
     """
     outside = (grid[..., :2].abs() > 1).any(-1)[0]
     warped = F.grid_sample(volume[None, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0, 0]
-    return torch.where(outside, torch.tensor(fill, dtype=volume.dtype), warped)
+    return warped.masked_fill(outside, fill)
 
 
 def density_jitter(hu: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

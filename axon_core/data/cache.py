@@ -12,12 +12,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from axon_core.ctvolume import AIR_HU
+from axon_core.data.anatomy import AnatomyModel
 from axon_core.data.augment import centred_in_depth, warp
 from axon_core.data.cases import Case
 from axon_core.data.pairs import Item, Pair, as_item, known_after, load_pair, make_pair, pooled, project_pair, save_pair
@@ -56,6 +58,7 @@ class CacheDataset(torch.utils.data.Dataset):
         seed: of everything random.
         size: edge of the target; None for the model's. Twice that for the super-resolution stage.
         phantom_share: of the samples that are phantoms.
+        anatomy: shapes of the cases, to draw others from; without it they are deformed at random alone.
         unknown_weight: of voxels beyond the CT's ends.
         kept: 0 draws every chest anew. k draws k chests once, keeps them in the cache and uses them again with other
             looks: drawing a chest takes longer than training on it where there are few cores.
@@ -72,6 +75,7 @@ class CacheDataset(torch.utils.data.Dataset):
         seed: int = 0,
         size: int | None = None,
         phantom_share: float = 0.0,
+        anatomy: AnatomyModel | None = None,
         unknown_weight: float = 0.1,
         kept: int = 0,
     ) -> None:
@@ -86,8 +90,11 @@ class CacheDataset(torch.utils.data.Dataset):
             )
         self.size = _checked_size(self.plan, size)
         self.seed, self.phantom_share, self.unknown_weight, self.kept = seed, phantom_share, unknown_weight, kept
+        self.anatomy = anatomy
         self.real = [case for case in self.cases if case.real]
-        told = [self.plan.layout.model.film_size, self.plan.layout.render, self.size, seed, phantom_share]
+        told: list[Any] = [self.plan.layout.model.film_size, self.plan.layout.render, self.size, seed, phantom_share]
+        if anatomy:
+            told.append(anatomy.digest)
         address = hashlib.sha256(json.dumps([*told, [case.key for case in self.cases]]).encode())
         self.drawn = self.folder / "drawn" / address.hexdigest()[:16]
 
@@ -111,8 +118,14 @@ class CacheDataset(torch.utils.data.Dataset):
 
     def _drawn(self, seed: int) -> Pair:
         layout = self.plan.layout
-        cases = _Cases(self.folder, self.cases, layout.render)
-        return make_pair(cases, seed, self.size, layout.model.film_size, self.phantom_share, layout.render)
+        return make_pair(
+            self.chests, seed, self.size, layout.model.film_size, self.phantom_share, layout.render, self.anatomy
+        )
+
+    @property
+    def chests(self) -> Sequence[Case]:
+        """The cases' CTs, each read when it is asked for."""
+        return _Cases(self.folder, self.cases, self.plan.layout.render)
 
     def _kept_pair(self, number: int) -> Pair:
         path = self.drawn / f"{number:07d}.npz"

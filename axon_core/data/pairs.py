@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from axon_core.data.anatomy import AnatomyModel, sampling_grid
 from axon_core.data.augment import centred_in_depth, density_jitter, random_deformation, warp
 from axon_core.data.cases import AIR_HU, Case
 from axon_core.data.phantom import thorax
@@ -45,16 +46,53 @@ class Pair:
     integrals: torch.Tensor
 
 
-def project_pair(hu: torch.Tensor, grid: CanonicalGrid, pixels: int, frontal: XrayView = XrayView.PA) -> torch.Tensor:
-    """(z, y, x) HU on a grid centred on the isocentre -> (2, pixels, pixels) frontal and lateral line integrals."""
+def project_pairs(hu: torch.Tensor, grid: CanonicalGrid, pixels: int, frontals: Sequence[XrayView]) -> torch.Tensor:
+    """(B, z, y, x) HU on a grid centred on the isocentre -> (B, 2, pixels, pixels) frontal and lateral line integrals.
+
+    `frontals` says for each volume whether its frontal film is PA or AP.
+    """
     mu = hu_to_mu(hu)
-    centred = CanonicalGrid(grid.size, grid.extent_mm)
-    slab = max(1, grid.size // 64)
-    films = [
-        Projector(mu, centred.affine, view.beam, slab)(XrayGeometry(view, pixels))[0]
-        for view in (frontal, XrayView.LAT)
-    ]
-    return torch.stack(films)
+    affine, slab = CanonicalGrid(grid.size, grid.extent_mm).affine, max(1, grid.size // 64)
+
+    def project(volumes: torch.Tensor, view: XrayView) -> torch.Tensor:
+        return Projector(volumes, affine, view.beam, slab)(XrayGeometry(view, pixels))
+
+    films = torch.empty(len(hu), 2, pixels, pixels, dtype=mu.dtype, device=mu.device)
+    films[:, 1] = project(mu, XrayView.LAT)
+    for view in set(frontals):
+        which = torch.tensor([frontal is view for frontal in frontals], device=mu.device)
+        films[which, 0] = project(mu[which], view)
+    return films
+
+
+def project_pair(hu: torch.Tensor, grid: CanonicalGrid, pixels: int, frontal: XrayView = XrayView.PA) -> torch.Tensor:
+    """`project_pairs` of one volume: (z, y, x) -> (2, pixels, pixels)."""
+    return project_pairs(hu[None], grid, pixels, [frontal])[0]
+
+
+def drawn_shape(anatomy: AnatomyModel | None, name: str, generator: torch.Generator) -> torch.Tensor | None:
+    """A shape for the CT of this name, for `draw_chest`."""
+    return None if anatomy is None else anatomy.shape(anatomy.index(name), generator)
+
+
+def draw_chest(
+    source: torch.Tensor, known: torch.Tensor, generator: torch.Generator, shape: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, XrayView]:
+    """A chest like `source` (n, n, n) HU, of which the slices `known` (n,) in {0, 1} are truth, and how it is filmed.
+
+    Args:
+        shape: (3, m, m, m) of `AnatomyModel.shape`, which is then deformed further at random; None for the source's.
+
+    Returns:
+        (n, n, n) HU; (n, n, n) in {0, 1}, which voxels are known; PA, or in 15 % AP.
+    """
+    deformation = random_deformation(len(source), generator, device=source.device)
+    if shape is not None:
+        deformation = sampling_grid(shape[None], deformation)
+    deformation = centred_in_depth(deformation, source)
+    hu = density_jitter(warp(source, deformation, AIR_HU), generator)
+    frontal = XrayView.AP if float(torch.rand((), generator=generator)) < 0.15 else XrayView.PA
+    return hu, known_after(deformation, known), frontal
 
 
 def make_pair(
@@ -64,6 +102,7 @@ def make_pair(
     pixels: int,
     phantom_share: float = 0.35,
     render: int | None = None,
+    anatomy: AnatomyModel | None = None,
 ) -> Pair:
     """Draw a chest (a deformed CT, or a deformed phantom with probability `phantom_share`) and project it.
 
@@ -73,6 +112,7 @@ def make_pair(
         size: edge of the returned volume.
         pixels: edge of the returned films.
         render: voxels along the cube from which the films are rendered; RENDER_SIZE when None.
+        anatomy: shapes of the CTs, to draw others from; without it they are deformed at random alone.
 
     Errors:
         ConfigError: no CT to draw from, or a size that does not divide `render`.
@@ -85,7 +125,7 @@ def make_pair(
     if render % size:
         raise ConfigError("pairs.size", f"Volumes of {size} voxels are not made.", f"Use a divisor of {render}.")
     generator = torch.Generator().manual_seed(seed)
-    grid = CanonicalGrid(render)
+    grid, shape = CanonicalGrid(render), None
     if float(torch.rand((), generator=generator)) < phantom_share:
         source = torch.from_numpy(thorax(seed, grid))
         known = torch.ones(render)
@@ -93,18 +133,16 @@ def make_pair(
         case = cases[int(torch.randint(len(cases), (), generator=generator))]
         source = torch.from_numpy(case.hu)
         known = torch.from_numpy(case.known).float()
-    deformation = centred_in_depth(random_deformation(render, generator), source)
-    hu = density_jitter(warp(source, deformation, AIR_HU), generator)
-    frontal = XrayView.AP if float(torch.rand((), generator=generator)) < 0.15 else XrayView.PA
-    integrals = project_pair(hu, grid, pixels, frontal)
-    return pooled(hu, known_after(deformation, known), integrals, size)
+        shape = drawn_shape(anatomy, case.name, generator)
+    hu, share, frontal = draw_chest(source, known, generator, shape)
+    return pooled(hu, share, project_pair(hu, grid, pixels, frontal), size)
 
 
 def known_after(deformation: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """Which voxels come from known slices of the CT: (n,) in {0, 1} along z -> (n, n, n)."""
     size = len(known)
     z = deformation[0, ..., 2].add(1).mul(size / 2).floor().long()  # which slice of the CT each voxel comes from
-    return torch.where((z >= 0) & (z < size), known[z.clamp(0, size - 1)], torch.tensor(0.0))
+    return torch.where((z >= 0) & (z < size), known[z.clamp(0, size - 1)], known.new_zeros(()))
 
 
 def pooled(hu: torch.Tensor, known: torch.Tensor, integrals: torch.Tensor, size: int) -> Pair:

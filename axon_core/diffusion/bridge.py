@@ -37,10 +37,9 @@ def preconditioning(m: torch.Tensor, s: float, sigma: float) -> tuple[torch.Tens
     sqrt(delta) eps is the residual in noise, with variance k = (1 - m)^2 sigma^2 + delta; with f = 0 the prediction
     is the best linear one, and at m = 1 it is y itself.
     """
-    variance = (1 - m) ** 2 * sigma**2 + delta(m, s)
-    variance = variance.clamp_min(1e-8)
+    variance = ((1 - m) ** 2 * sigma**2 + delta(m, s)).clamp_min(1e-8)
     c_skip = (1 - m) * sigma**2 / variance
-    c_out = sigma * (delta(m, s) / variance).sqrt()
+    c_out = sigma * (2 * s * m / ((1 - m) * sigma**2 + 2 * s * m)).sqrt()  # delta / k without 0 / 0 at m = 1
     return c_skip, c_out, variance.rsqrt()
 
 

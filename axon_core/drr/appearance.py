@@ -8,12 +8,13 @@ some sizes made stronger, a tone curve, a collimated border and a lead letter. T
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from axon_core.drr.physics import attenuation_film, blur, scatter
+from axon_core.drr.physics import attenuation_film, blur, blur_each, scatter
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 BODY = 0.5  # line integral above which a ray has passed the body: 2.5 cm of tissue
@@ -27,16 +28,32 @@ LETTERS = {  # 5 x 7 dots
 
 
 def stretch(film: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Map the 0.5 and 99.5 percentiles of `film` (h, w) inside `mask` onto -1 and 1, and clip."""
+    """Map the 0.5 and 99.5 percentiles of `film` (..., h, w) inside `mask` onto -1 and 1, and clip."""
     return (2 * windowed(film, mask, LOW_PERCENTILE, HIGH_PERCENTILE) - 1).clamp(-1, 1)
 
 
-def windowed(film: torch.Tensor, mask: torch.Tensor | None, low: float, high: float) -> torch.Tensor:
-    """Map two percentiles of `film` (h, w) inside `mask` onto 0 and 1; values beyond them go on."""
-    values = film[mask] if mask is not None else film.flatten()
-    last = values.numel() - 1
-    dark, bright = (values.kthvalue(1 + round(p / 100 * last)).values for p in (low, high))
+def windowed(
+    film: torch.Tensor, mask: torch.Tensor | None, low: float | torch.Tensor, high: float | torch.Tensor
+) -> torch.Tensor:
+    """Map two percentiles of each `film` (..., h, w) inside `mask` onto 0 and 1; values beyond them go on."""
+    shape = film.shape[:-2]
+    low, high = (torch.as_tensor(p, dtype=torch.float64).expand(shape).reshape(-1) for p in (low, high))
+    values = film.reshape(-1, film.shape[-2] * film.shape[-1])
+    count = torch.full((len(values),), values.shape[1])
+    if mask is not None:
+        values = values.masked_fill(~mask.reshape(values.shape), math.inf)
+        count = mask.reshape(values.shape).sum(1).cpu()
+    dark, bright = (
+        _ranked(values, (p / 100 * (count - 1)).round().long()).view(*shape, 1, 1).to(film) for p in (low, high)
+    )
     return (film - dark) / (bright - dark).clamp_min(1e-6)
+
+
+def _ranked(values: torch.Tensor, rank: torch.Tensor) -> torch.Tensor:
+    """The value of each row (B, n) that has `rank` (B,) smaller ones; selecting is quick on CPUs, sorting on GPUs."""
+    if values.device.type == "cpu":
+        return torch.stack([row.kthvalue(1 + int(k)).values for row, k in zip(values, rank, strict=True)])
+    return values.sort(1).values.gather(1, rank.to(values.device)[:, None])[:, 0]
 
 
 def clinic_look(integrals: torch.Tensor) -> torch.Tensor:
@@ -51,9 +68,9 @@ def clinic_look(integrals: torch.Tensor) -> torch.Tensor:
     return Look().apply(integrals)
 
 
-def with_scatter(integrals: torch.Tensor, strength: float) -> torch.Tensor:
-    """Bare line integrals (h, w) as a film with scattered light would show them; see `physics.scatter`."""
-    if strength <= 0:
+def with_scatter(integrals: torch.Tensor, strength: float | torch.Tensor) -> torch.Tensor:
+    """Bare line integrals (..., h, w) as films with scattered light would show them; see `physics.scatter`."""
+    if isinstance(strength, float | int) and strength <= 0:
         return integrals
     primary = torch.exp(-integrals)
     return attenuation_film(
@@ -61,14 +78,16 @@ def with_scatter(integrals: torch.Tensor, strength: float) -> torch.Tensor:
     )
 
 
-def with_detail(film: torch.Tensor, gains: tuple[float, float, float]) -> torch.Tensor:
+def with_detail(film: torch.Tensor, gains: Sequence[float | torch.Tensor]) -> torch.Tensor:
     """Weigh bands of structure, fine to coarse: film + sum_k gain_k (film_k - film_k+1), film_k ever more blurred.
 
     The linear core of multi-scale enhancement (Vuylsteke and Schoeters, SPIE 2167 (1994) 551). Gains of 0 change
     nothing; negative ones smooth.
     """
     smooth = [film, *(blur(film, scale * film.shape[-1]) for scale in SCALES)]
-    return film + sum(gain * (a - b) for gain, a, b in zip(gains, smooth, smooth[1:], strict=False) if gain)
+    for gain, a, b in zip(gains, smooth, smooth[1:], strict=False):
+        film = film + gain * (a - b)
+    return film
 
 
 @dataclass(frozen=True)
@@ -88,20 +107,18 @@ class Marker:
     height: float
     brightness: float = 1.0
 
-    def mask(self, shape: torch.Size) -> torch.Tensor:
-        """(h, w) float, `brightness` on the letter; what falls off the film is lost."""
-        dots = torch.tensor([[dot == "#" for dot in row] for row in LETTERS[self.letter]], dtype=torch.float32)
-        height = max(7, round(self.height * shape[0]))
+    def draw(self, film: torch.Tensor) -> None:
+        """Put the letter onto (h, w), bright; what falls off the film is lost."""
+        dots = torch.tensor([[dot == "#" for dot in row] for row in LETTERS[self.letter]], dtype=film.dtype)
+        height = max(7, round(self.height * film.shape[0]))
         rows = (torch.arange(height) * 7) // height
         columns = (torch.arange(height * 5 // 7) * 7) // height
-        letter = dots[rows][:, columns.clamp_max(4)]
-        top, left = round(self.row * shape[0]), round(self.column * shape[1])
-        mask = torch.zeros(shape)
-        letter = letter[max(0, -top) :, max(0, -left) :]
-        top, left = max(0, top), max(0, left)
-        part = letter[: max(0, shape[0] - top), : max(0, shape[1] - left)]
-        mask[top : top + part.shape[0], left : left + part.shape[1]] = part
-        return self.brightness * mask
+        opacity = self.brightness * dots[rows][:, columns.clamp_max(4)]
+        top, left = round(self.row * film.shape[0]), round(self.column * film.shape[1])
+        opacity = opacity[max(0, -top) :, max(0, -left) :].to(film.device)
+        under = film[max(0, top) :, max(0, left) :][: len(opacity), : opacity.shape[1]]
+        opacity = opacity[: len(under), : under.shape[1]]
+        under.copy_(under * (1 - opacity) + opacity)
 
 
 @dataclass(frozen=True)
@@ -141,37 +158,59 @@ class Look:
 
     def apply(self, integrals: torch.Tensor) -> torch.Tensor:
         """(h, w) line integrals or logarithmic film -> (h, w) film in [-1, 1]."""
-        film = with_scatter(integrals, self.scatter)
-        body = integrals > BODY
-        film = windowed(film, body if bool(body.any()) else None, *self.window)
-        film = self.tone(with_detail(film, self.detail))
-        film = blur(film, self.blur)
-        if self.noise > 0:
-            generator = torch.Generator().manual_seed(self.seed)
-            film = film + self.noise * torch.randn(film.shape, generator=generator).to(film.device)
-        return self._framed(film)
+        return apply_looks([self], integrals[None])[0]
 
-    def tone(self, film: torch.Tensor) -> torch.Tensor:
-        """The tone curve, rising; without a sigmoid, what is darker than the window is black."""
-        film = torch.sigmoid(self.gain * (film - 0.5)) if self.gain > 0 else film.clamp(0.0, 1.5)
-        return film**self.gamma
-
-    def _framed(self, film: torch.Tensor) -> torch.Tensor:
-        """Stretched inside the collimated margins, with the letter."""
-        height, width = film.shape
-        top, bottom, left, right = self.frame
-        rows = slice(round(top * height), height - round(bottom * height))
-        columns = slice(round(left * width), width - round(right * width))
-        framed = torch.full_like(film, -1.0)
-        framed[rows, columns] = stretch(film[rows, columns])
-        if self.marker is None:
-            return framed
-        opacity = self.marker.mask(film.shape).to(film.device)
-        return framed * (1 - opacity) + opacity
+    def grain(self, shape: torch.Size) -> torch.Tensor:
+        """The noise, in units of the window."""
+        if self.noise <= 0:
+            return torch.zeros(1, 1).expand(shape)
+        return self.noise * torch.randn(shape, generator=torch.Generator().manual_seed(self.seed))
 
     def to_dict(self) -> dict[str, Any]:
         """Parameters for a log: `Look(**d)` is the same look, also after a detour through JSON."""
         return asdict(self)
+
+
+def apply_looks(looks: Sequence[Look], integrals: torch.Tensor) -> torch.Tensor:
+    """Films of many looks at once: (B, h, w) line integrals or logarithmic films -> (B, h, w) in [-1, 1]."""
+    film = integrals
+
+    def each(values: Iterable[float]) -> torch.Tensor:
+        return torch.tensor(list(values), dtype=film.dtype).to(film.device).view(-1, 1, 1)
+
+    if any(look.scatter > 0 for look in looks):
+        strength = each(look.scatter for look in looks)
+        film = torch.where(strength > 0, with_scatter(film, strength), film)
+    body = integrals > BODY
+    body = body | ~body.any(-1, keepdim=True).any(-2, keepdim=True)  # of a film without a body, all of it
+    film = windowed(film, body, *(torch.tensor([look.window[end] for look in looks]) for end in (0, 1)))
+    film = with_detail(film, [each(look.detail[band] for look in looks) for band in range(len(SCALES))])
+    film = toned(film, each(look.gain for look in looks), each(look.gamma for look in looks))
+    film = blur_each(film, [look.blur for look in looks])
+    film = film + torch.stack([look.grain(film.shape[1:]) for look in looks]).to(film)
+    return _framed(film, looks)
+
+
+def toned(film: torch.Tensor, gain: torch.Tensor | float, gamma: torch.Tensor | float) -> torch.Tensor:
+    """The tone curve, rising; without a sigmoid (gain 0), what is darker than the window is black."""
+    gain = torch.as_tensor(gain)
+    return torch.where(gain > 0, torch.sigmoid(gain * (film - 0.5)), film.clamp(0.0, 1.5)) ** gamma
+
+
+def _framed(film: torch.Tensor, looks: Sequence[Look]) -> torch.Tensor:
+    """Stretched inside the collimated margins, with the letters."""
+    height, width = film.shape[-2:]
+    margins = torch.tensor([look.frame for look in looks], dtype=torch.float64)
+    (top, bottom), (left, right) = (margins[:, :2] * height).round().T, (margins[:, 2:] * width).round().T
+    row, column = torch.arange(height), torch.arange(width)
+    rows = (row >= top[:, None]) & (row < height - bottom[:, None])
+    columns = (column >= left[:, None]) & (column < width - right[:, None])
+    open_ = (rows[:, :, None] & columns[:, None, :]).to(film.device)
+    framed = torch.where(open_, stretch(film, open_), torch.full_like(film, -1.0))
+    for number, look in enumerate(looks):
+        if look.marker:
+            look.marker.draw(framed[number])
+    return framed
 
 
 def random_look(generator: torch.Generator) -> Look:

@@ -347,25 +347,27 @@ def voxel_sigma_mm(voxel_mm: float) -> float:
 # --- what the light does before it is a film -------------------------------------------------------------------------
 
 
-def scatter(primary: torch.Tensor, thickness: torch.Tensor, strength: float, sigma: float) -> torch.Tensor:
+def scatter(
+    primary: torch.Tensor, thickness: torch.Tensor, strength: float | torch.Tensor, sigma: float
+) -> torch.Tensor:
     """Scattered light: each ray scatters in proportion to its primary and its path through tissue, and spreads wide.
 
     The kernel superposition of Love and Kruger (Med. Phys. 14 (1987) 178), with one Gaussian.
 
     Args:
-        primary: (h, w).
-        thickness: (h, w) [g/cm2].
+        primary: (..., h, w).
+        thickness: (..., h, w) [g/cm2].
         strength: 1 for a large field without gap and grid.
         sigma: of the spread [pixels].
 
     Returns:
-        (h, w) in the unit of `primary`.
+        (..., h, w) in the unit of `primary`.
     """
     return blur(strength * SCATTER_PER_PRIMARY * thickness * primary, sigma)
 
 
 def blur(film: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Gaussian blur of (h, w), sigma in pixels, with replicated edges; wide kernels run on a reduced image.
+    """Gaussian blur of (..., h, w), sigma in pixels, with replicated edges; wide kernels run on a reduced image.
 
     The weights exp(-t) I_n(t), t = sigma^2, are the Gaussian of a lattice (Lindeberg, IEEE PAMI 12 (1990) 234):
     positive, of exact sum and variance however small sigma is, with the transfer function exp(t (cos w - 1)), which is
@@ -373,21 +375,37 @@ def blur(film: torch.Tensor, sigma: float) -> torch.Tensor:
     """
     if sigma <= 0:
         return film
-    height, width = film.shape
+    height, width = film.shape[-2:]
     sigma = min(sigma, float(max(height, width)))  # wider kernels do the same to an image with replicated edges
     factor = 2 ** max(0, math.floor(math.log2(sigma / 3))) if sigma > 6 else 1
-    image = F.pad(film[None, None], (0, -width % factor, 0, -height % factor), mode="replicate")
+    image = F.pad(film.reshape(-1, 1, height, width), (0, -width % factor, 0, -height % factor), mode="replicate")
     small = F.avg_pool2d(image, factor)
     # averaging and interpolating back widen by a quarter of a reduced pixel's square
-    variance = (sigma / factor) ** 2 - (0.25 if factor > 1 else 0.0)
-    radius = math.ceil(4 * math.sqrt(variance)) + 1
-    weights = ive(np.abs(np.arange(-radius, radius + 1)), variance)
-    kernel = torch.from_numpy(weights / weights.sum()).to(film)
-    small = F.pad(small, (radius,) * 4, mode="replicate")
-    small = F.conv2d(F.conv2d(small, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
+    small = _convolved(small, np.array([(sigma / factor) ** 2 - (0.25 if factor > 1 else 0.0)]))
     if factor > 1:
         small = F.interpolate(small, size=image.shape[-2:], mode="bilinear", align_corners=False)
-    return small[0, 0, :height, :width]
+    return small[:, 0, :height, :width].reshape(film.shape)
+
+
+def blur_each(films: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:
+    """`blur` of (B, h, w) with a sigma for each film; at full size, so for small sigmas."""
+    wanted = [number for number, sigma in enumerate(sigmas) if sigma > 0]
+    if not wanted:
+        return films
+    result = films.clone()
+    result[wanted] = _convolved(films[wanted][None], np.square([sigmas[number] for number in wanted]))[0]
+    return result
+
+
+def _convolved(images: torch.Tensor, variances: np.ndarray) -> torch.Tensor:
+    """(B, C, h, w), every channel with the lattice Gaussian of its variance [pixels squared]; one variance is all's."""
+    channels = images.shape[1]
+    radius = math.ceil(4 * math.sqrt(variances.max())) + 1
+    weights = ive(np.abs(np.arange(-radius, radius + 1)), variances[:, None])
+    kernel = torch.from_numpy(weights / weights.sum(1, keepdims=True)).to(images).expand(channels, -1)
+    images = F.pad(images, (radius,) * 4, mode="replicate")
+    images = F.conv2d(images, kernel[:, None, None, :], groups=channels)
+    return F.conv2d(images, kernel[:, None, :, None], groups=channels)
 
 
 def spot_sigma_mm(spot_mm: float, magnification: float) -> float:

@@ -18,21 +18,24 @@ from axon_core.errors import ConfigError, VolumeError
 SSIM_NAMES = {
     "valid": "3-D SSIM, Gaussian 11 (sd 1.5), no padding, as MONAI SSIMMetric and scikit-image gaussian_weights",
     "zero": "3-D SSIM, Gaussian 11 (sd 1.5), zero padding, larger on volumes with a flat background",
+    "slices": "mean SSIM of all axial, coronal and sagittal slices, uniform window of 7 x 7, as X2CT-GAN's code",
 }
 SSIM_WINDOW = 11
 SSIM_SD = 1.5
+SLICE_WINDOW = 7
 SLAB = 16
+X2CT_PEAK, X2CT_RANGE = 4095.0, 2500.0
 
 
 def mae(pred: Any, truth: Any) -> float:
     """Mean absolute error: mean |p - t|."""
-    p, t = _pair(pred, truth)
+    p, t = pair(pred, truth)
     return float((p - t).abs().mean())
 
 
 def mse(pred: Any, truth: Any) -> float:
     """Mean squared error: mean (p - t)^2."""
-    p, t = _pair(pred, truth)
+    p, t = pair(pred, truth)
     return float((p - t).square().mean())
 
 
@@ -40,6 +43,15 @@ def psnr(pred: Any, truth: Any) -> float:
     """Peak signal-to-noise ratio in dB for data range 1: 10 log10(1 / MSE); infinite if equal."""
     error = mse(pred, truth)
     return -10.0 * math.log10(error) if error > 0.0 else math.inf
+
+
+def x2ct_psnr(pred: Any, truth: Any) -> float:
+    """PSNR as X2CT-GAN's code prints it, in dB: only to stand beside published numbers of that convention.
+
+    The volume in [0, 1] is multiplied by the 2500 HU that it spans, yet the peak is taken as 4095:
+    20 log10(4095 / (2500 RMSE)) = `psnr` + 4.29 dB.
+    """
+    return psnr(pred, truth) + 20.0 * math.log10(X2CT_PEAK / X2CT_RANGE)
 
 
 def ssim3d(pred: Any, truth: Any, padding: Literal["valid", "zero"] = "valid", mask: Any = None) -> float:
@@ -59,8 +71,8 @@ def ssim3d(pred: Any, truth: Any, padding: Literal["valid", "zero"] = "valid", m
         VolumeError: shapes differ, not 3-D, not finite, or no window fits.
         ConfigError: another padding, or one with a mask.
     """
-    p, t = _pair(pred, truth)
-    if padding not in SSIM_NAMES or (padding == "zero" and mask is not None):
+    p, t = pair(pred, truth)
+    if padding not in ("valid", "zero") or (padding == "zero" and mask is not None):
         raise ConfigError("metrics.padding", f"SSIM padding {padding!r} is unknown.", "Choose 'valid' or 'zero'.")
     if p.ndim != 3 or (padding == "valid" and min(p.shape) < SSIM_WINDOW):
         raise VolumeError(
@@ -82,12 +94,37 @@ def ssim3d(pred: Any, truth: Any, padding: Literal["valid", "zero"] = "valid", m
     return total / count
 
 
+def ssim_slices(pred: Any, truth: Any) -> float:
+    """Mean structural similarity of all slices across each of the three axes, as X2CT-GAN's code computes it.
+
+    In every slice a uniform window of 7 x 7, sample variances (n - 1), no padding, K1 0.01, K2 0.03, L 1; the mean over
+    the slices of each axis, then over the axes.
+
+    Args:
+        pred: volume (z, y, x) in [0, 1]; it is clipped to it, as there.
+        truth: the same shape.
+
+    Raises:
+        VolumeError: shapes differ, not 3-D, not finite, or fewer than 7 voxels along an edge.
+    """
+    p, t = pair(pred, truth)
+    if p.ndim != 3 or min(p.shape) < SLICE_WINDOW:
+        raise VolumeError(
+            "metrics.size",
+            f"Slice-wise SSIM of a volume of shape {tuple(p.shape)}.",
+            f"Compare 3-D volumes of at least {SLICE_WINDOW} voxels along each edge.",
+        )
+    p = p.clamp(0.0, 1.0)
+    means = [float(_slice_similarity(p.movedim(axis, 0), t.movedim(axis, 0)).mean()) for axis in range(3)]
+    return sum(means) / len(means)
+
+
 def edge_sharpness(pred: Any, truth: Any) -> float:
     """How sharp the edges are: mean |grad p| / mean |grad t|, forward differences averaged over the axes.
 
     1: as sharp as the truth; below 1: blurred; above 1: noisy or oversharpened; nan where the truth is flat.
     """
-    p, t = _pair(pred, truth)
+    p, t = pair(pred, truth)
     steep = _mean_gradient(t)
     return _mean_gradient(p) / steep if steep > 0.0 else math.nan
 
@@ -100,7 +137,7 @@ def ncc(a: Any, b: Any, mask: Any = None) -> float:
         b: the same shape.
         mask: where to compare, the same shape, True or non-zero inside; everywhere if None.
     """
-    x, y = _pair(a, b)
+    x, y = pair(a, b)
     if mask is not None:
         inside = _inside(mask, x)
         x, y = x[inside], y[inside]
@@ -126,8 +163,8 @@ def summarise(values: Iterable[float]) -> Summary:
     return Summary(float(numbers.mean()), sd, numbers.size)
 
 
-def _pair(a: Any, b: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both as float64 on the CPU, of one shape and finite."""
+def pair(a: Any, b: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both as float64 on the CPU, of one shape and finite; VolumeError otherwise."""
     x, y = (torch.as_tensor(v).detach().cpu().double() for v in (a, b))
     if x.shape != y.shape or x.numel() == 0:
         raise VolumeError(
@@ -164,12 +201,30 @@ def _mean_gradient(volume: torch.Tensor) -> float:
     return float(sum(steps)) / len(steps)
 
 
+def _slice_similarity(p: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """SSIM maps of (slices, h, w) under a uniform window."""
+
+    def local(volume: torch.Tensor) -> torch.Tensor:
+        for axis in (1, 2):  # differences of running sums
+            sums = torch.nn.functional.pad(volume.movedim(axis, -1).cumsum(-1), (1, 0))
+            volume = ((sums[..., SLICE_WINDOW:] - sums[..., :-SLICE_WINDOW]) / SLICE_WINDOW).movedim(-1, axis)
+        return volume
+
+    sample = SLICE_WINDOW**2 / (SLICE_WINDOW**2 - 1.0)
+    mp, mt = local(p), local(t)
+    moments = (sample * (local(a * b) - local(a) * local(b)) for a, b in ((p, p), (t, t), (p, t)))
+    return _ssim(mp, mt, *moments)
+
+
 def _similarity(p: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """SSIM at every place where the window fits."""
-    c1, c2 = 0.01**2, 0.03**2
     mp, mt = _blur(p), _blur(t)
-    var_p, var_t = _blur(p * p) - mp * mp, _blur(t * t) - mt * mt
-    cov = _blur(p * t) - mp * mt
+    return _ssim(mp, mt, _blur(p * p) - mp * mp, _blur(t * t) - mt * mt, _blur(p * t) - mp * mt)
+
+
+def _ssim(mp: torch.Tensor, mt: torch.Tensor, var_p: torch.Tensor, var_t: torch.Tensor, cov: Any) -> torch.Tensor:
+    """Wang et al. 2004, equation 13, from local means, variances and covariance."""
+    c1, c2 = 0.01**2, 0.03**2
     return (2.0 * mp * mt + c1) * (2.0 * cov + c2) / ((mp * mp + mt * mt + c1) * (var_p + var_t + c2))
 
 

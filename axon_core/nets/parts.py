@@ -24,7 +24,7 @@ def unfold(x: torch.Tensor, patch: int) -> torch.Tensor:
     return x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, c // patch**3, d * patch, h * patch, w * patch)
 
 
-def zero(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose3d, weight: bool = True) -> None:
+def zero(layer: nn.Linear | nn.Conv2d | nn.Conv3d | nn.ConvTranspose3d, weight: bool = True) -> None:
     """Start a layer at zero (its bias only, if not `weight`)."""
     if weight:
         nn.init.zeros_(layer.weight)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
+
+from axon_core.diffusion.sampling import standard_normal
 
 SHARED = -1
 
@@ -52,7 +55,7 @@ class Draws:
 
     def noise(self, like: torch.Tensor) -> torch.Tensor:
         """Standard normal, with the shape and on the device of `like`."""
-        return torch.stack([torch.randn(like.shape[1:], generator=generator) for generator in self.own]).to(like.device)
+        return standard_normal(like, self.own)
 
     def seeds(self) -> list[int]:
         """One seed for each sample."""
@@ -65,4 +68,9 @@ def case_index(seed: int, sample: int, cases: int) -> int:
     The index is epoch * cases + case: data sets know the case by its remainder and draw another look for each epoch.
     """
     epoch, place = divmod(sample, cases)
-    return epoch * cases + int(torch.randperm(cases, generator=stream("order", seed, epoch))[place])
+    return epoch * cases + int(_order(seed, epoch, cases)[place])
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, cases: int) -> torch.Tensor:
+    return torch.randperm(cases, generator=stream("order", seed, epoch))

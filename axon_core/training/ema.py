@@ -23,11 +23,11 @@ class EMA:
         """Fold the module's weights in."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for key, value in module.state_dict().items():
-            if value.is_floating_point():
-                self.average[key].lerp_(value, 1 - decay)
-            else:
-                self.average[key].copy_(value)
+        current = module.state_dict()
+        floating = [key for key, value in current.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.average[key] for key in floating], [current[key] for key in floating], 1 - decay)
+        for key in current.keys() - set(floating):
+            self.average[key].copy_(current[key])
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:

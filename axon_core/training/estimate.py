@@ -20,10 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from axon_core.config import ModelConfig
 from axon_core.model import AxonModel, ModelCard, bfloat16_pays, parameter_count
+from axon_core.training.distill import EVERY
 from axon_core.training.draws import Draws
 from axon_core.training.memory import recompute
 from axon_core.training.settings import StageSettings
-from axon_core.training.stages import STAGES
+from axon_core.training.stages import Stage
 from axon_core.training.trainer import share
 
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
@@ -54,10 +55,16 @@ def estimate(
     name: str, config: ModelConfig, settings: StageSettings, cases: int, rate: float, world: int = 1
 ) -> Estimate:
     """Count a step of the stage; `rate` is that of `training_rate`, of each of `world` processes."""
-    part = len(share(settings.batch, settings.micro, 0, world)[0])
     model = AxonModel(config, ModelCard(stages=("endpoint", "coarse")), device=torch.device("meta"))
     with torch.device("meta"):
-        stage = STAGES[name](model, settings)
+        stage = EVERY[name](model, settings)
+    return estimate_stage(name, stage, cases, rate, world)
+
+
+def estimate_stage(name: str, stage: Stage, cases: int, rate: float, world: int = 1) -> Estimate:
+    """The same of a stage whose networks lie on the device "meta"."""
+    settings, model, config = stage.settings, stage.model, stage.model.config
+    part = len(share(settings.batch, settings.micro, 0, world)[0])
     stage.trained.train().requires_grad_(True)
     if settings.recompute:
         recompute(stage.trained)
@@ -69,7 +76,9 @@ def estimate(
     with Peak() as peak, FlopCounterMode(display=False) as counter:
         stage(batch, Draws(0, 0, range(part), part)).values.mean().backward()
     parameters = parameter_count(stage.trained)
-    frozen = sum(parameter_count(m) for m in vars(model).values() if isinstance(m, nn.Module)) - parameters
+    learning = set(stage.trained.parameters())
+    networks = (module for module in vars(model).values() if isinstance(module, nn.Module))
+    frozen = sum(p.numel() for network in networks for p in network.parameters() if p not in learning)
     activations = peak.bytes - 4 * parameters  # the gradients are counted below
     if settings.precision in DTYPES:
         activations = int(0.6 * activations)  # norms and losses stay in 32 bits

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from axon_core.errors import ConfigError
 from axon_core.files import atomic_file
-from axon_core.training.events import read_log
-from axon_core.training.stages import STAGES
+from axon_core.training.distill import EVERY
+from axon_core.training.events import LOG, read_log
 
 
 def plot_curves(run: Path, picture: Path) -> None:
@@ -18,7 +18,8 @@ def plot_curves(run: Path, picture: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    logs = {stage: events for stage in STAGES if (events := [e for e in read_log(run / stage) if "loss" in e])}
+    others = sorted({log.parent.name for log in run.glob(f"*/{LOG}")} - set(EVERY))
+    logs = {name: events for name in (*EVERY, *others) if (events := [e for e in read_log(run / name) if "loss" in e])}
     if not logs:
         raise ConfigError("training.no-log", f"{run.name} has nothing to draw yet.", "Wait for its first steps.")
     figure = Figure(figsize=(3.4 * len(logs), 4.6), layout="constrained")

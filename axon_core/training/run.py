@@ -1,7 +1,8 @@
 """A run: a folder in which the stages of a model are trained one after the other, and from which it is exported.
 
 ``RUN/run.json`` tells with what it was begun; ``RUN/STAGE/`` holds a stage's state, log and picture (`trainer.train`);
-``RUN/sigma.txt`` the measured spread of Y - F(x), on which the bridge is built.
+``RUN/sigma.txt`` the measured spread of Y - F(x), on which the bridge is built; ``RUN/STUDENT/times.json`` the times at
+which a distilled student is evaluated.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from axon_core import SYNTHETIC_NOTICE, __version__
-from axon_core.config import ModelConfig, load_preset
+from axon_core.config import ModelConfig, from_dict, load_preset
 from axon_core.errors import ConfigError, ModelError
 from axon_core.files import atomic_file
 from axon_core.model import AxonModel, ModelCard, ModelInfo
 from axon_core.training.checkpoint import has_state, read_state
+from axon_core.training.distill import EVERY, STUDENTS, Student
 from axon_core.training.draws import stream
 from axon_core.training.events import Listener
 from axon_core.training.settings import StageSettings
@@ -38,25 +40,33 @@ COMMANDS = {  # what people name -> stages
     "all": tuple(STAGES),
 }
 SERVES = {"endpoint": "endpoint", "coarse": "coarse", "control": "fine", "super-resolution": "super-resolution"}
-SIGMA, RECORD = "sigma.txt", "run.json"
+SIGMA, RECORD, TIMES = "sigma.txt", "run.json", "times.json"
 
 
-def begin_run(run: Path, preset: str, data: Sequence[dict[str, Any]], seed: int) -> None:
+def begin_run(run: Path, preset: str, data: Sequence[dict[str, Any]], seed: int, baseline: str = "") -> None:
     """Note with what the run was begun, or check that it goes on with the same.
 
     Errors:
-        ConfigError: it was begun with another preset. ModelError: the same, of a run without a record.
+        ConfigError: it was begun with another preset, or for another method. ModelError: the same, of a run without a
+            record.
     """
     config = load_preset(preset).to_dict()
     path = run / RECORD
     if not path.is_file():
         open_run(preset, run)  # states from before this record was kept must be of this preset
         record = {"preset": preset, "config": config, "seed": seed, "data": list(data), "version": __version__}
+        record |= {"baseline": baseline} if baseline else {}
         with atomic_file(path, overwrite=True) as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         return
     record = json.loads(path.read_text(encoding="utf-8"))
-    if record["config"] != json.loads(json.dumps(config)):
+    if record.get("baseline", "") != baseline:
+        raise ConfigError(
+            "training.other-method",
+            f"{run.name} was begun for {record.get('baseline') or 'AXON'}, not for {baseline or 'AXON'}.",
+            "Choose another folder.",
+        )
+    if from_dict(ModelConfig, record["config"]) != load_preset(preset):  # records of old lack what was added since
         raise ConfigError(
             "training.other-preset",
             f"{run.name} was begun with preset {record['preset']!r}, which is another model.",
@@ -113,12 +123,12 @@ def open_stage(name: str, preset: str, run: Path, settings: StageSettings, seed:
     model = open_run(preset, run)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream("weights", seed, name).initial_seed())
-        stage = STAGES[name](model, settings)
+        stage = EVERY[name](model, settings)
     for needed in stage.needs:
         if not has_state(run / needed):
             raise ModelError(
                 "training.needs", f"Stage {name!r} builds on {needed!r}, which this run has not trained.",
-                "Train the stages in order: coarse, prior, fine, sr; or `axon train all`.",
+                "Train the stages in order: coarse, prior, fine, sr; or `axon train all`. Students come last.",
             )  # fmt: skip
     return stage
 
@@ -148,10 +158,47 @@ def train_stage(
                     temporary.write_text(f"{sigma:.4f}\n", encoding="utf-8")
         fabric.barrier()
     stage = open_stage(name, preset, run, settings, seed)
+    if isinstance(stage, Student) and fabric.is_global_zero:
+        _note_times(run / name, stage.times)
     train(stage, data, run / name, fabric, seed=seed, cases=cases, tell=tell, stop=stop)
 
 
-def export_run(run: Path, out: Path, card: ModelCard, preset: str | None = None) -> ModelInfo:
+def _note_times(folder: Path, times: Sequence[float]) -> None:
+    """Note at which times a student is evaluated, or check that it goes on with the same."""
+    path = folder / TIMES
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as temporary:
+            temporary.write_text(json.dumps(list(times)) + "\n", encoding="utf-8")
+    elif (begun := json.loads(path.read_text(encoding="utf-8"))) != list(times):
+        raise ConfigError(
+            "training.other-student",
+            f"{folder.name} was begun as a student of {len(begun)} steps.",
+            f"Go on with --steps-student {len(begun)}, or remove that folder.",
+        )
+
+
+def with_students(model: AxonModel, run: Path) -> AxonModel:
+    """The run's model with each student that it has trained in its teacher's place.
+
+    Errors:
+        ModelError: there is no student, or its state is damaged.
+    """
+    trained = [name for name in STUDENTS if has_state(run / name)]
+    if not trained:
+        raise ModelError(
+            "training.no-student", f"{run.name} holds no distilled student.", "Run `axon train distill` first."
+        )
+    for name in trained:
+        kind = STUDENTS[name]
+        networks = kind.networks(model)
+        networks.load_state_dict(read_state(run / name, networks)["ema"]["average"])
+        steps = len(json.loads((run / name / TIMES).read_text(encoding="utf-8")))
+        model.config = kind.distilled(model.config, steps)
+    return model
+
+
+def export_run(run: Path, out: Path, card: ModelCard, preset: str | None = None, distilled: bool = False) -> ModelInfo:
     """Write the averaged weights of every trained stage as a model that `axon reconstruct --model` runs.
 
     Args:
@@ -159,6 +206,7 @@ def export_run(run: Path, out: Path, card: ModelCard, preset: str | None = None)
         out: folder of the model; its weights are replaced, a README.md that is there is left alone.
         card: what to say about it; its `stages` are filled in, and `default_stages` kept to those that are trained.
         preset: the run's own by default.
+        distilled: see `with_students`.
 
     Errors:
         ModelError: nothing is trained yet, F(x) is missing, or a state is damaged.
@@ -170,18 +218,26 @@ def export_run(run: Path, out: Path, card: ModelCard, preset: str | None = None)
             f"{run.name} holds no trained F(x), on which all else builds.",
             "Run `axon train coarse`.",
         )
+    if distilled:
+        model = with_students(model, run)
     stages = tuple(s for s in model.card.stages if s != "fine" or has_state(run / "prior"))
     default = tuple(stage for stage in card.default_stages if stage in stages)
     info = model.save_pretrained(out, dataclasses.replace(card, stages=stages, default_stages=default))
-    if not (out / "README.md").exists():
-        with atomic_file(out / "README.md") as temporary:
-            temporary.write_text(_card_text(info), encoding="utf-8")
+    write_card(info)
     return info
 
 
-def _card_text(info: ModelInfo) -> str:
+def write_card(info: ModelInfo, curves: bool = True) -> None:
+    """Write a model's README.md, unless it has one; with the picture of its curves, if there will be one."""
+    if not (info.folder / "README.md").exists():
+        with atomic_file(info.folder / "README.md") as temporary:
+            temporary.write_text(_card_text(info, curves), encoding="utf-8")
+
+
+def _card_text(info: ModelInfo, curves: bool) -> str:
     card = info.card
     rows = {
+        "method": info.baseline.get("name", "axon"),
         "stages": ", ".join(card.stages),
         "runs by default": ", ".join(card.default_stages),
         "grid": f"{info.config.size}³, {info.config.extent_mm:g} mm",
@@ -192,4 +248,5 @@ def _card_text(info: ModelInfo) -> str:
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     head = f"# {card.title or info.name}\n\n**{SYNTHETIC_NOTICE}.**"
-    return f"{head}\n\n| | |\n|---|---|\n{table}\n\n![Losses](curves.png)\n"
+    picture = "\n![Losses](curves.png)\n" if curves else ""
+    return f"{head}\n\n| | |\n|---|---|\n{table}\n{picture}"

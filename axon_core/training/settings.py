@@ -27,6 +27,7 @@ class StageSettings:
         final: see `schedule`.
         warmup: steps of linear warm-up.
         weight_decay: of AdamW; 0 makes it Adam.
+        beta1: of Adam, the memory of gradients.
         beta2: of Adam, the memory of squared gradients.
         clip: largest norm of the gradient; longer ones are shortened to it.
         ema: decay of the weight average, which is what is evaluated and shipped.
@@ -35,6 +36,8 @@ class StageSettings:
         validate: steps between two validations.
         min_snr: gamma of the min-SNR weights of the prior and of FineDiff (Hang et al., ICCV 2023); 0: equal weights.
         synthetic: share of coarse volumes among the inputs of super-resolution; 0 is the paper's "without synthetic".
+        student_steps: network evaluations of a distilled student, for all its way.
+        teacher_steps: of the walk of its teacher that it learns.
     """
 
     steps: int = 0
@@ -46,6 +49,7 @@ class StageSettings:
     final: float = 0.03
     warmup: int = 50
     weight_decay: float = 1e-3
+    beta1: float = 0.9
     beta2: float = 0.98
     clip: float = 1.0
     ema: float = 0.995
@@ -54,6 +58,8 @@ class StageSettings:
     validate: int = 500
     min_snr: float = 0.0
     synthetic: float = 0.5
+    student_steps: int = 2
+    teacher_steps: int = 8
 
     def __post_init__(self) -> None:
         def refuse(name: str, advice: str) -> None:
@@ -65,7 +71,7 @@ class StageSettings:
             refuse("schedule", f"Use one of {', '.join(SCHEDULES)}.")
         if self.precision not in (*PRECISIONS, "auto"):
             refuse("precision", f"Use one of auto, {', '.join(PRECISIONS)}.")
-        for name in ("batch", "lr", "final", "clip", "validate"):
+        for name in ("batch", "lr", "final", "clip", "validate", "student_steps", "teacher_steps"):
             if not getattr(self, name) > 0:
                 refuse(name, "It must be positive.")
         for name in ("ema", "synthetic"):

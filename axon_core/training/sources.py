@@ -7,13 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from axon_core.config import ModelConfig
+from axon_core.data.anatomy import AnatomyModel
 from axon_core.data.cache import CacheDataset, validation_cases
+from axon_core.data.cases import Case
 from axon_core.data.pairs import PairDataset
+from axon_core.data.phantom import thorax
 from axon_core.data.plan import read_plan
+from axon_core.data.pool import PairPool
 from axon_core.errors import ConfigError
+from axon_core.geometry import CanonicalGrid
 
 CASES = 6  # that validation looks at
+PHANTOMS = 32  # that a device's pool deforms again and again: drawing one takes a CPU a second
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,15 @@ class Source:
 
 
 def open_source(
-    where: Path, config: ModelConfig, enlarges: int = 1, seed: int = 0, kept: int = 0, held_out: Path | None = None
+    where: Path,
+    config: ModelConfig,
+    enlarges: int = 1,
+    seed: int = 0,
+    kept: int = 0,
+    held_out: Path | None = None,
+    phantoms: float = 0.0,
+    anatomy: Path | None = None,
+    device: str = "cpu",
 ) -> Source:
     """Open a cache's training and validation cases, or a folder of pairs.
 
@@ -41,8 +57,12 @@ def open_source(
         config: of the model; a cache that was prepared for another one is refused.
         enlarges: how much finer than the model's grid the volumes must be; pairs have theirs.
         seed: of the looks, and of the chests that a cache draws.
-        kept: of a cache: 0 draws a new chest for each sample, k > 0 draws k once and keeps them (see `CacheDataset`).
+        kept: of a cache: 0 draws a new chest for each sample, k > 0 draws k once and keeps them, on disk (see
+            `CacheDataset`), or on CUDA devices in their memory (see `PairPool`).
         held_out: folder of pairs for validation. A cache knows its own cases for that.
+        phantoms: share of phantoms among a cache's chests.
+        anatomy: file of an `AnatomyModel` of a cache's CTs, to draw other shapes from.
+        device: on which is trained.
 
     Errors:
         ConfigError: no such folder, nothing in it, or data for another preset.
@@ -59,8 +79,33 @@ def open_source(
     plan.check(config)
     size = config.size * enlarges
     cases = [(c.films, c.target, c.weight) for c in validation_cases(where, size=size)[:CASES]]
-    dataset = CacheDataset(where, seed=seed, size=size, kept=kept)
-    return Source(dataset, cases, {"kind": "cache", "plan": plan.sha256, "cases": len(dataset)})
+    shapes = AnatomyModel.load(anatomy) if anatomy else None
+    cache = CacheDataset(where, seed=seed, size=size, kept=kept, phantom_share=phantoms, anatomy=shapes)
+    facts = {"kind": "cache", "plan": plan.sha256, "cases": len(cache), "kept": kept, "phantoms": phantoms}
+    if shapes:
+        facts["anatomy"] = shapes.digest
+    on_device = kept and device == "cuda" and not cache.real and not plan.layout.stretched
+    return Source(_pool(cache, shapes, device) if on_device else cache, cases, facts)
+
+
+def _pool(cache: CacheDataset, anatomy: AnatomyModel | None, device: str) -> PairPool:
+    """The cache's chests, drawn and held on a device."""
+    layout = cache.plan.layout
+    grid = CanonicalGrid(layout.render)
+    drawn = PHANTOMS if cache.phantom_share else 0
+    return PairPool(
+        list(cache.chests),
+        cache.kept,
+        cache.size,
+        layout.model.film_size,
+        layout.model.hu_window,
+        device,
+        anatomy=anatomy,
+        phantoms=[Case(f"phantom-{n}", thorax(n, grid), np.ones(grid.size, bool), grid) for n in range(drawn)],
+        phantom_share=cache.phantom_share,
+        seed=cache.seed,
+        unknown_weight=cache.unknown_weight,
+    )
 
 
 def first_items(data: PairDataset) -> list[Any]:

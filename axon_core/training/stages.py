@@ -147,9 +147,7 @@ class PriorStage(Stage):
 class ControlStage(Stage):
     """ControlNet on the coarse volume, the prior frozen; gradients flow through the prior's decoder.
 
-    It starts as the prior's encoder behind convolutions of zeros. The hint is what inference offers: F(x) or a short
-    bridge sample, from one view or two, slightly degraded, because the coarse volumes of training chests are better
-    than those of new ones (exposure bias; Ho et al., Cascaded Diffusion Models, 2022).
+    It starts as the prior's encoder behind convolutions of zeros.
     """
 
     learns = "control"
@@ -162,11 +160,7 @@ class ControlStage(Stage):
 
     def forward(self, batch: Batch, draws: Draws) -> Loss:
         films, x0, weight = batch
-        with torch.no_grad():
-            hint = coarse_volume(self.model, drop_views(films, draws), draws)
-        if draws.number() < 0.5:
-            hint = F.avg_pool3d(hint, 3, 1, 1, count_include_pad=False)
-        hint = hint + 0.05 * draws.number() * draws.noise(hint)
+        hint = offered_hint(self.model, films, draws)
         x, t, target, importance = noised(self.model, x0, draws, self.settings.min_snr)
         error = self.model.prior(x, t, self.model.control(x, t, hint)).float() - target
         return Loss(importance * weighted_mean(error**2, weight), t / len(self.model.alphas))
@@ -228,6 +222,19 @@ STAGES: dict[str, type[Stage]] = {  # in the order of training
     "control": ControlStage,
     "super-resolution": SuperResolutionStage,
 }
+
+
+@torch.no_grad()
+def offered_hint(model: AxonModel, films: torch.Tensor, draws: Draws) -> torch.Tensor:
+    """What inference offers FineDiff: F(x) or a short bridge sample, from one view or two, slightly degraded.
+
+    For the coarse volumes of training chests are better than those of new ones (exposure bias; Ho et al., Cascaded
+    Diffusion Models, 2022).
+    """
+    hint = coarse_volume(model, drop_views(films, draws), draws)
+    if draws.number() < 0.5:
+        hint = F.avg_pool3d(hint, 3, 1, 1, count_include_pad=False)
+    return hint + 0.05 * draws.number() * draws.noise(hint)
 
 
 def coarse_volume(model: AxonModel, films: torch.Tensor, draws: Draws) -> torch.Tensor:

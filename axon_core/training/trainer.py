@@ -85,7 +85,8 @@ class Batches:
     """The batches of steps `first`, `first` + 1, ..., drawn ahead in threads, in the parts that this process computes.
 
     Args:
-        dataset: map-style, with a length; see `draws.case_index` for the indices that it is asked for.
+        dataset: map-style, with a length; see `draws.case_index` for the indices that it is asked for. Its
+            `__getitems__(indices)`, if there is one, gives several items at once.
         samples: which of a step's samples are computed here, in parts.
         batch: samples of a step over all processes.
     """
@@ -108,16 +109,18 @@ class Batches:
         cases = len(self.dataset)
         return [
             (
-                default_collate([self.item(case_index(self.seed, step * self.batch + i, cases)) for i in part]),
+                default_collate(self.items([case_index(self.seed, step * self.batch + i, cases) for i in part])),
                 Draws(self.seed, step, part, self.batch),
             )
             for part in self.samples
         ]
 
-    def item(self, index: int) -> Any:
-        """An item of the data set; whatever goes wrong is told in one line."""
+    def items(self, indices: list[int]) -> list[Any]:
+        """Items of the data set, at once where it can do that; whatever goes wrong is told in one line."""
         try:
-            return self.dataset[index]
+            if hasattr(self.dataset, "__getitems__"):
+                return list(self.dataset.__getitems__(indices))
+            return [self.dataset[index] for index in indices]
         except UNREADABLE as error:
             raise ConfigError(
                 "training.data",
@@ -243,7 +246,7 @@ class _Training:
         optimizer = torch.optim.AdamW(
             self.trained.parameters(),
             settings.lr,
-            betas=(0.9, settings.beta2),
+            betas=(settings.beta1, settings.beta2),
             weight_decay=settings.weight_decay,
         )
         if settings.recompute:
@@ -371,7 +374,7 @@ class _Training:
         self.trained.load_state_dict(state["trained"])
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
-            group.update(betas=(0.9, self.settings.beta2), weight_decay=self.settings.weight_decay)
+            group.update(betas=(self.settings.beta1, self.settings.beta2), weight_decay=self.settings.weight_decay)
         self.ema.load_state_dict(state["ema"])
         self.step = state["step"]
         self.records, self.seconds = state.get("records", []), state.get("seconds", 0.0)

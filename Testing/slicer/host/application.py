@@ -22,7 +22,7 @@ if "VTK_DEFAULT_OPENGL_WINDOW" not in os.environ:  # read by VTK when the first 
 import vtk
 
 from .files import CoreIOManager
-from .views import SliceWidget, ThreeDWidget, registerDisplayableManagers
+from .views import PlotWidget, SliceWidget, ThreeDWidget, registerDisplayableManagers
 
 VIEWPORT = (640, 480)  # of the stand-in's window; small, as software draws
 
@@ -65,7 +65,7 @@ class LayoutManager:
 
         self._slicer, self._scene, self._applicationLogic = slicer, scene, applicationLogic
         self._viewport, self._bar = viewport, 0
-        self._sliceWidgets, self._threeDWidgets = {}, {}  # by node
+        self._sliceWidgets, self._threeDWidgets, self._plotWidgets = {}, {}, {}  # by node
         self._listeners = []
         self._making = False
         self._logic = slicer.vtkMRMLLayoutLogic()
@@ -113,6 +113,10 @@ class LayoutManager:
         widgets = list(self._threeDWidgets.values())
         return widgets[index] if 0 <= index < len(widgets) else None
 
+    def plotWidget(self, index):
+        widgets = list(self._plotWidgets.values())
+        return widgets[index] if 0 <= index < len(widgets) else None
+
     def mrmlSliceLogics(self):
         return self._applicationLogic.GetSliceLogics()
 
@@ -135,12 +139,12 @@ class LayoutManager:
 
     def places(self):
         """The views that the layout shows: (widget, (x, y, width, height)), y from the top."""
-        nodes = (*self._sliceWidgets, *self._threeDWidgets)
+        widgets = {**self._sliceWidgets, **self._threeDWidgets, **self._plotWidgets}
         rectangles = arrangement(self._node.GetCurrentLayoutDescription(), *self._viewport)
         return [
-            (self._sliceWidgets.get(node) or self._threeDWidgets[node], rectangle)
+            (widget, rectangle)
             for (kind, tag), rectangle in rectangles.items()
-            for node in nodes
+            for node, widget in widgets.items()
             if node.GetSingletonTag() == tag and node.IsA(kind)
         ]
 
@@ -158,6 +162,7 @@ class LayoutManager:
         for widgets, kind, make in (
             (self._sliceWidgets, "vtkMRMLSliceNode", SliceWidget),
             (self._threeDWidgets, "vtkMRMLViewNode", ThreeDWidget),
+            (self._plotWidgets, "vtkMRMLPlotViewNode", PlotWidget),
         ):
             nodes = [self._scene.GetNthNodeByClass(i, kind) for i in range(self._scene.GetNumberOfNodesByClass(kind))]
             for node in [node for node in widgets if node not in nodes]:

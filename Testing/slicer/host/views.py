@@ -46,6 +46,18 @@ def registerDisplayableManagers(applicationLogic):
                 factory.RegisterDisplayableManager(name)
 
 
+def _grabbed(window):
+    """What a render window shows: (height, width, 3) uint8."""
+    grab = vtk.vtkWindowToImageFilter()
+    grab.SetInput(window)
+    grab.SetInputBufferTypeToRGB()
+    grab.ReadFrontBufferOff()
+    grab.Update()
+    image = grab.GetOutput()
+    width, height, _one = image.GetDimensions()
+    return np.flipud(vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, 3)).copy()
+
+
 class _View:
     """A render window with a corner annotation (ctkVTKAbstractView)."""
 
@@ -94,14 +106,7 @@ class _View:
     def picture(self):
         """What the view shows now: (height, width, 3) uint8."""
         self.forceRender()
-        grab = vtk.vtkWindowToImageFilter()
-        grab.SetInput(self._window)
-        grab.SetInputBufferTypeToRGB()
-        grab.ReadFrontBufferOff()
-        grab.Update()
-        image = grab.GetOutput()
-        width, height, _one = image.GetDimensions()
-        return np.flipud(vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, 3)).copy()
+        return _grabbed(self._window)
 
     def _end(self):
         self._style.SetInteractor(None)
@@ -179,6 +184,71 @@ class ThreeDView(_View):
         self._renderer.SetBackground(self._node.GetBackgroundColor())
         self._renderer.SetBackground2(self._node.GetBackgroundColor2())
         super().forceRender()
+
+
+class PlotView:
+    """qMRMLPlotView: draws the chart of its node with VTK's own charts, anew each time."""
+
+    def __init__(self, node):
+        self._node = node
+        self._view = vtk.vtkContextView()
+        self._view.GetRenderWindow().SetOffScreenRendering(1)
+        self._view.GetRenderWindow().SetMultiSamples(0)
+        self._view.GetRenderer().SetBackground(1.0, 1.0, 1.0)
+
+    def mrmlPlotViewNode(self):
+        return self._node
+
+    def _draw(self):
+        self._view.GetScene().ClearItems()
+        chartNode = self._node.GetPlotChartNode()
+        if chartNode is None:
+            return
+        chart = vtk.vtkChartXY()
+        self._view.GetScene().AddItem(chart)
+        chart.SetTitle(chartNode.GetTitle())
+        chart.SetShowLegend(True)
+        chart.GetLegend().SetLabelSize(10)
+        chart.GetAxis(vtk.vtkAxis.BOTTOM).SetTitle(chartNode.GetXAxisTitle())
+        chart.GetAxis(vtk.vtkAxis.LEFT).SetTitle(chartNode.GetYAxisTitle())
+        chart.GetAxis(vtk.vtkAxis.LEFT).SetLogScale(chartNode.GetYAxisLogScale())
+        for index in range(chartNode.GetNumberOfPlotSeriesNodes()):
+            series = chartNode.GetNthPlotSeriesNode(index)
+            plot = chart.AddPlot(vtk.vtkChart.LINE)
+            plot.SetInputData(series.GetTableNode().GetTable(), series.GetXColumnName(), series.GetYColumnName())
+            plot.SetLabel(series.GetName())
+            plot.SetColorF(*series.GetColor())
+            plot.SetWidth(series.GetLineWidth())
+            dashed = series.GetLineStyle() == series.LineStyleDash
+            plot.GetPen().SetLineType(vtk.vtkPen.DASH_LINE if dashed else vtk.vtkPen.SOLID_LINE)
+            plot.SetMarkerStyle(vtk.vtkPlotPoints.CIRCLE if series.GetMarkerStyle() != series.MarkerStyleNone else 0)
+            plot.SetMarkerSize(series.GetMarkerSize())
+        chart.RecalculateBounds()
+
+    def picture(self):
+        """What the view shows now: (height, width, 3) uint8."""
+        self._draw()
+        self._view.GetRenderWindow().Render()
+        return _grabbed(self._view.GetRenderWindow())
+
+
+class PlotWidget:
+    """qMRMLPlotWidget."""
+
+    def __init__(self, node, applicationLogic):
+        self._view = PlotView(node)
+
+    def plotView(self):
+        return self._view
+
+    def mrmlPlotViewNode(self):
+        return self._view.mrmlPlotViewNode()
+
+    def resize(self, width, height):
+        self._view._view.GetRenderWindow().SetSize(width, height)
+
+    def _end(self):
+        self._view._view.GetRenderWindow().Finalize()
 
 
 class SliceWidget:

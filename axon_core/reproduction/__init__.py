@@ -1,0 +1,1 @@
+"""From CTs to the paper's tables in one command: `axon reproduce`."""
