@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 DEMO ?= output/demo
+PARALLEL ?= -n $(THREADS) --dist loadfile
 
 export OMP_NUM_THREADS ?= $(THREADS)
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
@@ -26,8 +27,8 @@ demo: $(STAMP)
 	$(BIN)/axon demo --output $(DEMO) --force
 
 test: $(STAMP)
-	$(BIN)/python -m pytest Testing/core --cov --cov-report=term --durations=10
-	$(BIN)/python -m pytest Testing/slicer --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest Testing/core $(PARALLEL) --cov --cov-report=term --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest Testing/slicer $(PARALLEL) --durations=10
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

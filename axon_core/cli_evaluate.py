@@ -110,6 +110,7 @@ def evaluate(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from axon_core.config import parse_seeds
+    from axon_core.errors import Cancelled
     from axon_core.evaluation.suite_run import SuiteJob, run_suite
 
     job = SuiteJob(
@@ -138,7 +139,12 @@ def evaluate(
             if last is not None and not isinstance(last, dict) and not json_:
                 _tell_failure(last, bar.console)
 
-        result = run_suite(job, show)
+        try:
+            result = run_suite(job, show)
+        except KeyboardInterrupt:
+            stopped = Cancelled()
+            stopped.advice = "What was finished is kept: the same command goes on."
+            raise stopped from None
     if json_:
         print(json.dumps(result.to_dict()))
     else:

@@ -184,7 +184,8 @@ def work(job: Job, staging: Any, lines: Lines) -> int:
         made = job.run(staging, Watcher(lines, staging.previews if getattr(job, "previews", False) else None))
         values = made.to_dict()
     except BaseException as error:
-        failure = told(error)
+        # of a cancelled job the folder is gone: what its computation stumbles over then is not the reason
+        failure = Cancelled() if staging.state == "cancelled" else told(error)
         lines.error(failure)
         return failure.exit_code
     for text in values["warnings"]:

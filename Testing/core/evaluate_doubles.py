@@ -91,4 +91,4 @@ def noisy() -> list[Noisy]:
 
 
 def slow() -> list[Noisy]:
-    return [Noisy("slow", pause=300.0)]
+    return [Noisy("slow", pause=60.0)]

@@ -241,6 +241,18 @@ def test_what_cannot_be_done_is_told(
     assert told["code"] == code and result.exit_code != 0 and "\n" not in told["title"]
 
 
+def test_a_stopped_run_says_that_it_goes_on(
+    cache: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suite_run, "evaluate_in_processes", interrupted)
+    result = axon("--suite", "table1", "--data", cache, "--models", tiny_model, "-o", tmp_path / "o", "--json")
+    told = json.loads(result.output)["error"]
+    assert result.exit_code == 130 and told["code"] == "cancelled" and "goes on" in told["advice"]
+
+
 def test_a_patient_is_not_in_training_and_test(tmp_path: Path, tiny_model: Path) -> None:
     ct = chest_files.save(tmp_path / "a.nrrd")
     result = axon(

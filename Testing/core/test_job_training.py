@@ -260,7 +260,7 @@ def test_stages_run_by_default_where_they_were_better(tmp_path, coarse, fine, ch
     assert better_stages(tmp_path) == expected
 
 
-def test_an_exported_run_is_a_model_and_replaces_another_only_when_allowed(here):
+def test_an_exported_run_is_a_model_and_replaces_another_only_when_allowed(here, monkeypatch):
     done(training(here, steps=2))
     (here / "model").mkdir()
     (here / "model" / "mine.txt").write_text("stays")
@@ -275,7 +275,10 @@ def test_an_exported_run_is_a_model_and_replaces_another_only_when_allowed(here)
     assert error.value.code == "output.exists"
     again = done(ExportJob.from_dict({**values, "title": "Ours again", "overwrite": True}))
     assert again["title"] == "Ours again" and "# Ours again" in (here / "model" / "README.md").read_text()
-    found = {model["name"]: model for model in report([str(here / "model"), str(here / "none")])["models"]}
+    monkeypatch.setattr(selfcheck, "TRAINING_PACKAGES", {"no_such_module": "no-such-package"})
+    told = report([str(here / "model"), str(here / "none")])
+    assert told["problems"] == [] and "no-such-package" in told["training"][0]["title"], "only training lacks it"
+    found = {model["name"]: model for model in told["models"]}
     assert found[str(here / "model")]["problem"] is None and found[str(here / "model")]["checksum_ok"] is True
     assert found[str(here / "none")]["problem"]["code"] == "model.not-found"
     assert all(set(model) == set(MODEL_KEYS) for model in found.values())
@@ -312,9 +315,3 @@ def test_events_are_lines_and_a_closed_pipe_is_noticed():
     assert watcher({"type": "progress", "stage": "prior", "step": 3}) is True
     assert json.loads(stream.text) == {"type": "progress", "stage": "prior", "step": 3}
     assert watcher({"type": "note", "text": "?"}) is False
-
-
-def test_what_training_lacks_is_told_apart(monkeypatch):
-    monkeypatch.setattr(selfcheck, "TRAINING_PACKAGES", {"no_such_module": "no-such-package"})
-    found = report()
-    assert found["problems"] == [] and "no-such-package" in found["training"][0]["title"]

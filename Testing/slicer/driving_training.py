@@ -57,7 +57,7 @@ def choose(widget, folder: Path, **choices: object) -> None:
         "device": Device.CPU,
         "keptChests": 4,
         "budget": Budget.STEPS,
-        "budgetSteps": 40,
+        "budgetSteps": 30,
         "trainPrior": False,
         "trainFine": False,
         "trainSuperResolution": False,

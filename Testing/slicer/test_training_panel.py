@@ -119,18 +119,18 @@ class TestTheRoad:
 
     def test_a_paused_run_goes_on_at_the_next_step(self, road):
         events = log(road.folder / "run", "endpoint")
-        assert 20 <= road.pausedAt < 40
-        assert [event["step"] for event in events if event["type"] == "progress"] == [10, 20, 30, 40]
+        assert 20 <= road.pausedAt < 30
+        assert [event["step"] for event in events if event["type"] == "progress"] == [10, 20, 30]
         assert road.points == [(e["step"], e["loss"]) for e in events if e["type"] == "progress"]
         assert road.psnr == [(e["step"], e["psnr"]) for e in events if e["type"] == "validation"]
-        assert len(road.psnr) == 4 and road.psnr[-1][1] > road.psnr[0][1] + 1, "it has learnt"
+        assert len(road.psnr) == 3 and road.psnr[-1][1] > road.psnr[0][1] + 1, "it has learnt"
 
     def test_nothing_is_left_running(self, road):
         assert road.left == []
 
     def test_the_checkpoints_are_listed_with_their_figures(self, road):
         last = log(road.folder / "run", "coarse")[-1]
-        assert road.table.count("40/40") == 2 and f"{last['psnr']:.2f}" in road.table
+        assert road.table.count("30/30") == 2 and f"{last['psnr']:.2f}" in road.table
         assert "F(x)" in road.table and "Bridge" in road.table
 
     def test_the_held_out_cases_are_shown_as_a_synthetic_volume(self, road):
@@ -158,7 +158,7 @@ class TestTheRoad:
 
         panel._parameterNode.run = str(road.folder / "run")
         assert curves.points(curves.PROGRESS, "endpoint") == road.points
-        assert panel.ui.applyButton.text == "Resume" and "40/40" in panel.ui.checkpointLabel.text
+        assert panel.ui.applyButton.text == "Resume" and "30/30" in panel.ui.checkpointLabel.text
         assert panel.ui.exportButton.enabled and panel.ui.stageCombo.currentText == "Bridge"
         panel._parameterNode.run = str(road.folder / "another")
         assert not curves.exists() and panel.ui.applyButton.text == "Start" and not panel.ui.exportButton.enabled
@@ -290,10 +290,13 @@ def test_a_preparation_can_be_cancelled(chosen):
 # ---- what is wrong is told
 
 
-def test_an_empty_folder_is_told_once_with_the_way_on(chosen, tmp_path):
-    (tmp_path / "nothing").mkdir()
-    chosen._parameterNode.source = str(tmp_path / "nothing")
-    driving_training.prepared(chosen)
+def test_an_empty_folder_is_told_once_with_the_way_on(chosen, monkeypatch):
+    from AXONTrainingLib import panel_data
+
+    last = {"type": "error", "code": "manifest.empty", "title": "nothing holds no case.", "advice": "Give a folder."}
+    monkeypatch.setattr(panel_data, "startWorker", lambda *_unused: Ends(last))
+    chosen.ui.prepareButton.click()
+    chosen.data.job.end()
     texts = driving.told()
     assert len(texts) == 1 and "holds no case" in texts[0] and "Choose a folder with CTs" in texts[0]
     assert "holds no case" in chosen.ui.prepareLabel.text and chosen.ui.prepareButton.enabled
@@ -460,7 +463,7 @@ def test_every_choice_reaches_the_worker(chosen):
         made = TrainJob.from_dict({key: value for key, value in job.items() if key != "task"})
         assert (made.steps, made.minutes) == {
             Budget.PRESET: (None, None),
-            Budget.STEPS: (40, None),
+            Budget.STEPS: (30, None),
             Budget.MINUTES: (None, 60.0),
         }[budget]
         assert (made.micro, made.recompute) == ((1, True) if less else (None, None))

@@ -187,10 +187,11 @@ def estimate_baseline(
     cases: int,
     rate: float,
     world: int = 1,
+    views: int = 2,
 ) -> Estimate:
     """Size, work, memory and time of a stage, see `training.estimate`."""
     with torch.device("meta"):
         sizes = load_sizes(name, preset)
         model = BaselineModel(config, device=torch.device("meta"), name=name, sizes=sizes)
         built = find(name).stages[stage](model, settings)
-    return estimate_stage(stage, built, cases, rate, world)
+    return estimate_stage(stage, built, cases, rate, world, views)

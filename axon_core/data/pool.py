@@ -7,6 +7,7 @@ from its seed as in `pairs.make_pair`, whatever the device; phantoms alone are d
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from axon_core.data.cases import Case
 from axon_core.data.pairs import Item, Pair, as_item, draw_chest, drawn_shape, pooled, project_pairs
 from axon_core.drr.appearance import apply_looks, random_look
 from axon_core.errors import ConfigError
+from axon_core.files import atomic_file
 from axon_core.geometry import CanonicalGrid, XrayView
 from axon_core.intensity import HuWindow
 
@@ -105,6 +107,28 @@ class PairPool(torch.utils.data.Dataset):
             self.hu[number] = pair.hu.round().clamp(-1024, 3071).short()
             self.known[number] = pair.known
             self.integrals[number] = films
+
+    def save(self, path: Path) -> None:
+        """Write the chests as safetensors, for `load`."""
+        from safetensors.torch import save_file
+
+        chests = {"hu": self.hu, "known": self.known, "integrals": self.integrals}
+        with atomic_file(path, overwrite=True) as temporary:
+            save_file({key: value.cpu() for key, value in chests.items()}, str(temporary))
+
+    @classmethod
+    def load(
+        cls, path: Path, window: HuWindow, device: torch.device | str, seed: int = 0, unknown_weight: float = 0.1
+    ) -> PairPool:
+        """The chests that `save` wrote, with looks of `seed`."""
+        from safetensors.torch import load_file
+
+        pool = cls.__new__(cls)
+        chests = load_file(str(path), device=str(device))
+        pool.hu, pool.known, pool.integrals = chests["hu"], chests["known"], chests["integrals"]
+        pool.device, pool.window = torch.device(device), window
+        pool.seed, pool.unknown_weight = seed, unknown_weight
+        return pool
 
     def __len__(self) -> int:
         return len(self.hu)

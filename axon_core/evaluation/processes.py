@@ -143,5 +143,7 @@ def _all_of(case: EvalCase, folder: Path, settings: Settings, window: HuWindow) 
         if _Worker.methods is None:
             _Worker.methods = _Worker.open_methods()
         return list(evaluate_case(_Worker.methods, case, folder, settings, window))
+    except KeyboardInterrupt:  # cleaned up; the pool would go on with the next case, which it has handed over already
+        os._exit(0)
     finally:
         _Worker.busy = False

@@ -52,16 +52,16 @@ class Estimate:
 
 
 def estimate(
-    name: str, config: ModelConfig, settings: StageSettings, cases: int, rate: float, world: int = 1
+    name: str, config: ModelConfig, settings: StageSettings, cases: int, rate: float, world: int = 1, views: int = 2
 ) -> Estimate:
-    """Count a step of the stage; `rate` is that of `training_rate`, of each of `world` processes."""
+    """Count a step of the stage with so many films; `rate` is `training_rate`'s, of each of `world` processes."""
     model = AxonModel(config, ModelCard(stages=("endpoint", "coarse")), device=torch.device("meta"))
     with torch.device("meta"):
         stage = EVERY[name](model, settings)
-    return estimate_stage(name, stage, cases, rate, world)
+    return estimate_stage(name, stage, cases, rate, world, views)
 
 
-def estimate_stage(name: str, stage: Stage, cases: int, rate: float, world: int = 1) -> Estimate:
+def estimate_stage(name: str, stage: Stage, cases: int, rate: float, world: int = 1, views: int = 2) -> Estimate:
     """The same of a stage whose networks lie on the device "meta"."""
     settings, model, config = stage.settings, stage.model, stage.model.config
     part = len(share(settings.batch, settings.micro, 0, world)[0])
@@ -70,7 +70,7 @@ def estimate_stage(name: str, stage: Stage, cases: int, rate: float, world: int 
         recompute(stage.trained)
     n = config.size * stage.enlarges
     batch = (
-        torch.empty(part, 2, config.film_size, config.film_size, device="meta"),
+        torch.empty(part, views, config.film_size, config.film_size, device="meta"),
         *(torch.empty(part, 1, n, n, n, device="meta") for _ in range(2)),
     )
     with Peak() as peak, FlopCounterMode(display=False) as counter:
