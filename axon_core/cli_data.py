@@ -1,4 +1,4 @@
-"""The commands that bring training data into shape: `axon prepare`, `axon data lidc`."""
+"""The commands that bring training data into shape: `axon prepare`, `axon data lidc`, `axon data anatomy`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from axon_core.cli_shared import Debug, Json, console, examples, told
+from axon_core.cli_shared import Debug, Force, Json, console, examples, told
 from axon_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 data = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Find and fetch public training data.",
-    epilog=examples("axon data lidc --list", "axon data lidc --download lidc --patients 1,3 --dry-run"),
+    help="Find and fetch public training data; make more of few CTs.",
+    epilog=examples(
+        "axon data lidc --list",
+        "axon data lidc --download lidc --patients 1,3 --dry-run",
+        "axon data anatomy cache -o shapes.safetensors",
+    ),
 )
 
 
@@ -37,11 +41,6 @@ def register(app: typer.Typer) -> None:
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
-
-
-@data.callback()
-def group() -> None:
-    pass  # so that `lidc` stays a command of its own
 
 
 @data.command(
@@ -88,6 +87,34 @@ def lidc(
         print(json.dumps({"manifest": None if manifest is None else str(manifest), **wanted.to_dict()}))
     elif manifest is not None:
         console().print(f"  {manifest}", soft_wrap=True)
+
+
+@data.command(
+    epilog=examples(
+        "axon data anatomy cache -o shapes.safetensors",
+        "axon data anatomy cache -o shapes.safetensors --device cuda",
+        "axon train coarse cache -o run --anatomy shapes.safetensors",
+    )
+)
+@told
+def anatomy(
+    cache: Annotated[Path, typer.Argument(help="Cache of `axon prepare`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File of the shapes, .safetensors.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    """Learn how the cache's training CTs differ in shape, so that training draws chests between and beyond them."""
+    from axon_core.data.anatomy_fit import fit
+    from axon_core.data.cache import CacheDataset
+    from axon_core.devices import resolve_device
+
+    if output.exists() and not force:
+        raise ConfigError("cli.exists", f"{output.name} is there already.", "Choose another name, or use --force.")
+    chests = list(CacheDataset(cache).chests)
+    console().print(f"Registering {len(chests)} CTs to their mean: minutes on a CPU, seconds on a GPU.")
+    fit(chests, device=resolve_device(device), progress=console().print).save(output)
+    print(f"{output}: {len(chests)} shapes. Next: axon train coarse {cache} -o run --anatomy {output}")
 
 
 def _tell_fetched(number: int, count: int, patient: Patient) -> None:

@@ -27,6 +27,7 @@ from axon_core.drr.projector import Projector
 from axon_core.errors import ConfigError
 from axon_core.geometry import CanonicalGrid, RigidPose, XrayGeometry, XrayView
 from axon_core.intensity import hu_to_mu
+from axon_core.training import sources
 
 pytestmark = pytest.mark.usefixtures("plain_convolutions")
 
@@ -330,3 +331,12 @@ def test_a_film_of_another_detector_comes_to_its_true_size():
     np.testing.assert_allclose(middles[1], middles[2], atol=0.6)
     assert np.abs(middles[0] - middles[2]).max() > 3
     assert read_films is not None
+
+
+def test_a_gpus_pool_holds_the_caches_chests(made):
+    """On CUDA devices `kept` chests are drawn into their memory; here that memory is the CPU's."""
+    data = CacheDataset(made, kept=3, phantom_share=0.0, seed=2)
+    pool = sources._pool(data, None, "cpu")
+    assert len(pool) == 3
+    assert [part.shape for part in pool[4]] == [part.shape for part in data[0]]
+    assert pool.names == [case.name for case in read_plan(made).split("train")]

@@ -1,17 +1,19 @@
-"""How the bundled weights were made, as commands that make them again.
+"""How the bundled weights were made, as commands that make their like again, on one GPU in half an hour.
 
     alias recipe='python -m axon_core.training.recipe'
-    recipe pairs --ct CT... --out pairs --count 3000 --seed 2000000 --phantoms 0.2
-    recipe pairs --ct CT... --out pairs128 --count 250 --size 128 --seed 1000000 --phantoms 0.15
-    recipe train endpoint --pairs pairs --run run --steps 8000 --lr 6e-4 --ema 0.998
-    recipe train coarse   --pairs pairs --run run --steps 600 --lr 8e-4 --ema 0.99
-    recipe train prior    --pairs pairs --run run --steps 600 --lr 8e-4 --ema 0.99
-    recipe train control  --pairs pairs --run run --steps 300 --lr 6e-4 --ema 0.99
+    axon prepare CTs -o cache --preset small --split 100,0,0
+    axon data anatomy cache -o shapes.safetensors
+    data='--cache cache --anatomy shapes.safetensors --run run --device cuda'
+    recipe train endpoint $data --kept 8000 --phantoms 0.12 --steps 4000 --batch 32 --lr 1.2e-3 --ema 0.998
+    recipe train coarse   $data --kept 4000 --phantoms 0.1  --steps 3200 --batch 32 --lr 1e-3   --ema 0.998
+    recipe train prior    $data --kept 5000 --phantoms 0.05 --steps 3800 --batch 32 --lr 1e-3   --ema 0.998
+    recipe train control  $data --kept 1500 --phantoms 0.1  --steps 600  --batch 32 --lr 8e-4   --ema 0.995
     recipe train super-resolution --pairs pairs128 --run run --steps 450 --lr 5e-4 --ema 0.99
     recipe ship --run run --out Resources/Models/axon-small --default endpoint super-resolution ...
 
-Every command resumes where it was stopped. Each stage starts from the finished stages before it in `--run`.
-``axon train`` trains the same runs from the same pairs, with the preset's settings (`training.settings`).
+`recipe pairs` makes the pairs for super-resolution: --size 128 --count 250 --seed 1000000 --phantoms 0.15. Every
+command resumes where it was stopped. Each stage starts from the finished stages before it in `--run`. The model card
+tells where the bundled weights' own way was another. ``axon train`` trains the same runs, with the preset's settings.
 """
 
 from __future__ import annotations
@@ -24,12 +26,14 @@ import torch
 
 from axon_core.config import load_preset
 from axon_core.data.cases import load_case
-from axon_core.data.pairs import PairDataset, make_pair, save_pair
+from axon_core.data.pairs import make_pair, save_pair
+from axon_core.devices import resolve_device
 from axon_core.errors import AxonError
 from axon_core.model import ModelCard
 from axon_core.training.plot import plot_curves
 from axon_core.training.run import begin_run, export_run, train_stage
 from axon_core.training.settings import StageSettings
+from axon_core.training.sources import open_source
 from axon_core.training.stages import STAGES
 from axon_core.training.trainer import make_fabric
 
@@ -48,10 +52,21 @@ def make_pairs(args: argparse.Namespace) -> None:
 def train_one(args: argparse.Namespace) -> None:
     """Train one stage; see the module's text."""
     torch.set_num_threads(args.threads)
-    data = PairDataset(args.pairs, load_preset(args.preset).hu_window, seed=args.seed)
+    device = resolve_device(args.device)
+    source = open_source(
+        args.data,
+        load_preset(args.preset),
+        STAGES[args.stage].enlarges,
+        args.seed,
+        args.kept,
+        phantoms=args.phantoms,
+        anatomy=args.anatomy,
+        device=device,
+    )
     settings = StageSettings(steps=args.steps, batch=args.batch, lr=args.lr, ema=args.ema)
-    begin_run(args.run, args.preset, [{"kind": "pairs", "folder": args.pairs.name, "count": len(data)}], args.seed)
-    train_stage(args.stage, args.preset, args.run, data, settings, make_fabric(), seed=args.seed)
+    begin_run(args.run, args.preset, [source.facts], args.seed)
+    fabric = make_fabric("auto", device)
+    train_stage(args.stage, args.preset, args.run, source.dataset, settings, fabric, seed=args.seed)
 
 
 def ship(args: argparse.Namespace) -> None:
@@ -77,7 +92,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     pairs.set_defaults(run_command=make_pairs)
     trainer = commands.add_parser("train", help="train one stage")
     trainer.add_argument("stage", choices=list(STAGES))
-    trainer.add_argument("--pairs", type=Path, required=True)
+    trainer.add_argument("--cache", "--pairs", dest="data", type=Path, required=True, help="of axon prepare; or pairs")
+    trainer.add_argument("--anatomy", type=Path, help="of axon data anatomy")
+    trainer.add_argument("--kept", type=int, default=0, help="chests of a cache")
+    trainer.add_argument("--phantoms", type=float, default=0.0, help="share of phantoms among them")
+    trainer.add_argument("--device", default="auto")
     trainer.add_argument("--run", type=Path, required=True)
     trainer.add_argument("--steps", type=int, required=True)
     trainer.add_argument("--batch", type=int, default=4)
