@@ -22,11 +22,12 @@ def plot_curves(run: Path, picture: Path) -> None:
     logs = {name: events for name in (*EVERY, *others) if (events := [e for e in read_log(run / name) if "loss" in e])}
     if not logs:
         raise ConfigError("training.no-log", f"{run.name} has nothing to draw yet.", "Wait for its first steps.")
-    figure = Figure(figsize=(3.4 * len(logs), 4.6), layout="constrained")
-    for column, (stage, events) in zip(figure.subplots(2, len(logs), squeeze=False).T, logs.items(), strict=True):
+    rows = 1 + any(event.get("type") == "validation" for events in logs.values() for event in events)
+    figure = Figure(figsize=(3.4 * len(logs), 2.3 * rows), layout="constrained")
+    for column, (stage, events) in zip(figure.subplots(rows, len(logs), squeeze=False).T, logs.items(), strict=True):
         progress = [event for event in events if event.get("type") != "validation"]
         checks = [event for event in events if event.get("type") == "validation"]
-        above, below = column
+        above, below = column[0], column[-1]
         for number in range(4) if len(progress[-1].get("bins", [])) > 1 else ():
             bins = [(e["step"], e["bins"][number]) for e in progress if e["bins"][number] is not None]
             above.plot(
@@ -36,6 +37,8 @@ def plot_curves(run: Path, picture: Path) -> None:
         above.set(title=stage, xlabel="step", ylabel="training loss", yscale="log")
         if len(above.lines) > 1:
             above.legend(fontsize=6, ncols=2, framealpha=0.6)
+        if rows == 1:
+            continue
         steps = [event["step"] for event in checks]
         below.plot(steps, [event["loss"] for event in checks], "C3.-", lw=1.0)
         below.set(xlabel="step", ylabel="loss on held-out cases")
