@@ -35,20 +35,21 @@ from PIL import Image, ImageDraw, ImageFont
 from real_case import CT, MAGNIFICATION, PIXEL_MM, SCOUT, SCOUT_LEFT_TOP, TUBE_MM
 from scipy.stats import wasserstein_distance
 
-from axon_core.ctvolume import CTVolume
+from axon_core.ctvolume import AIR_HU, CTVolume
 from axon_core.data.cases import Case, load_case
 from axon_core.data.manifest import known_view
 from axon_core.drr.film import clinic_film
+from axon_core.drr.prepare import body_mask
 from axon_core.errors import AxonError
 from axon_core.evaluation.metrics import summarise
 from axon_core.evaluation.report import PLANES, WINDOWS, to_bytes
 from axon_core.evaluation.scores import scores
-from axon_core.evaluation.tissue import lung_volume_ml, tissues
+from axon_core.evaluation.tissue import ml, tissues
 from axon_core.files import atomic_file
 from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView
 from axon_core.intensity import WIDE
 from axon_core.model import AxonModel
-from axon_core.pipeline import FINE, PRESETS, Quality, Reconstruction, reconstruct
+from axon_core.pipeline import PRESETS, Quality, Reconstruction, reconstruct
 from axon_core.radiograph import Radiograph, standardise
 
 SIZE = 128  # voxels along the cube of the CTs
@@ -64,9 +65,10 @@ NUMBERS = {
     "spread_hu": ("spread over seeds", "HU", 1),
     "spread_ncc": ("projection NCC, mean of the seeds", "", 3),
 }
+Scores = dict[str, dict[str, float]]
+Shown = tuple[tuple[str, str], list[np.ndarray]]  # two lines, and five pictures
 TILE, GAP, ACROSS, DOWN = 196, 4, 2, 6  # of a contact sheet
 CAPTION = 34
-SHOWN = ("ncc", "lung_ml", "width_mm", "depth_mm", "w1_hu", "spread_hu", "spread_ncc")
 
 
 @dataclass(frozen=True)
@@ -84,50 +86,41 @@ class Chests:
     def __init__(self, cases: Sequence[Case]) -> None:
         self.cases = cases
         self.slices = np.mean([case.known for case in cases], axis=0) >= 0.5
-        self.counts = [histogram(case.hu, case.known & self.slices) for case in cases]
-        self.pooled = sum(counts / counts.sum() for counts in self.counts)
+        self.measured = [measures(case.hu, case.known, case.known & self.slices) for case in cases]
+        self.pooled = sum(counts / counts.sum() for _, counts in self.measured)
 
     def own(self) -> list[dict[str, float]]:
         """The same numbers of the CTs themselves, W1 to all others."""
-        rows = []
-        for case, counts in zip(self.cases, self.counts, strict=True):
-            others = self.pooled - counts / counts.sum()
-            inside = case.known & self.slices
-            spacing = case.grid.spacing_mm
-            row = {**body_size(case.hu, inside, spacing), "w1_hu": distance(counts, others)}
-            rows.append({"lung_ml": lung_volume_ml(case.hu, spacing, case.known), **row})
-        return rows
+        return [
+            {**numbers, "w1_hu": distance(counts, self.pooled - counts / counts.sum())}
+            for numbers, counts in self.measured
+        ]
 
-    def plausibility(self, hu: np.ndarray, spacing_mm: float) -> dict[str, float]:
+    def plausibility(self, hu: np.ndarray) -> dict[str, float]:
         """Numbers of a volume on the same cube."""
         inside = np.repeat(self.slices, len(hu) // SIZE) if len(hu) >= SIZE else self.slices[:: SIZE // len(hu)]
-        return {
-            "lung_ml": lung_volume_ml(hu, spacing_mm),
-            **body_size(hu, inside, spacing_mm),
-            "w1_hu": distance(histogram(hu, inside), self.pooled),
-        }
+        numbers, counts = measures(hu, np.ones(len(hu), bool), inside)
+        return {**numbers, "w1_hu": distance(counts, self.pooled)}
 
 
-def histogram(hu: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Counts of the body's HU in some slices."""
-    body = tissues(hu, 360.0 / len(hu)).body
-    return np.histogram(hu[inside][body[inside]].clip(EDGES[0], EDGES[-1]), EDGES)[0].astype(float)
+def measures(hu: np.ndarray, known: np.ndarray, inside: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    """Lung volume in the known slices; of those inside, the body's size, and the histogram of its HU.
+
+    Width (left-right) and depth (front-back) in mm are medians over slices; nan without a body.
+    """
+    spacing = CanonicalGrid(len(hu)).spacing_mm
+    found = tissues(hu, spacing)
+    body = found.body[inside]
+    counts = np.histogram(hu[inside][body].clip(EDGES[0], EDGES[-1]), EDGES)[0].astype(float)
+    spans = [[np.ptp(np.flatnonzero(plane.any(axis))) + 1 for axis in (0, 1)] for plane in body if plane.any()]
+    width, depth = (float(value) * spacing for value in np.median(spans or [[np.nan] * 2], axis=0))
+    return {"lung_ml": ml(found.lung, spacing, known), "width_mm": width, "depth_mm": depth}, counts
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
     """Wasserstein-1 in HU; nan where there is no body."""
     centres = 0.5 * (EDGES[1:] + EDGES[:-1])
     return float(wasserstein_distance(centres, centres, a, b)) if a.sum() and b.sum() else float("nan")
-
-
-def body_size(hu: np.ndarray, inside: np.ndarray, spacing_mm: float) -> dict[str, float]:
-    """Width (left-right) and depth (front-back) of the body in mm, medians over slices; nan without a body."""
-    body = tissues(hu, spacing_mm).body[inside]
-    body = body[body.any((1, 2))]
-    if not len(body):
-        return {"width_mm": float("nan"), "depth_mm": float("nan")}
-    width, depth = (float(np.median([np.ptp(np.flatnonzero(s.any(axis))) + 1 for s in body])) for axis in (0, 1))
-    return {"width_mm": width * spacing_mm, "depth_mm": depth * spacing_mm}
 
 
 def frontal_films(places: Sequence[Path]) -> Iterator[FilmFile]:
@@ -145,7 +138,9 @@ def frontal_films(places: Sequence[Path]) -> Iterator[FilmFile]:
                 yield FilmFile(path, view if view in ("PA", "AP") else None, row.get("licence", ""))
 
 
-def measured(film: FilmFile, model: AxonModel, chests: Chests, args: argparse.Namespace, spread: bool) -> Any:
+def measured(
+    film: FilmFile, model: AxonModel, chests: Chests, args: argparse.Namespace, spread: bool
+) -> tuple[dict[str, Any], Reconstruction | None] | None:
     """(row of numbers, reconstruction); (row, None) of a film that is refused; None of one that is not frontal."""
     row: dict[str, Any] = {"film": film.path.stem, "licence": film.licence, "view": film.view or ""}
     try:
@@ -155,7 +150,7 @@ def measured(film: FilmFile, model: AxonModel, chests: Chests, args: argparse.Na
             return None
         made = reconstruct(loaded, model=model, preset=args.preset, device="cpu", align=args.align)
         row["ncc"] = made.ncc["frontal"]
-        row |= chests.plausibility(made.final.hu, made.final.spacing_mm[0])
+        row |= chests.plausibility(made.final.hu)
         row["warnings"] = " ".join(made.warnings)
         if spread:
             row |= seed_spread(loaded, model, args)
@@ -178,10 +173,14 @@ def seed_spread(film: Radiograph, model: AxonModel, args: argparse.Namespace) ->
 def tiles(made: Reconstruction) -> list[np.ndarray]:
     """Film as the network saw it, re-projection, axial, coronal and sagittal slice; bytes."""
     pictures = [to_bytes(made.films["frontal"].image, -1, 1), to_bytes(made.reprojections["frontal"], -1, 1)]
-    hu = made.final.hu
+    return pictures + slices(made.final.hu)
+
+
+def slices(hu: np.ndarray) -> list[np.ndarray]:
+    """Axial and coronal through the middle, sagittal through the left lung; bytes."""
     middle = len(hu) // 2
-    cuts = zip(PLANES, (middle, middle, len(hu) * 5 // 8), strict=True)  # sagittal: through the left lung
-    return pictures + [to_bytes(plane.cut(hu, at), *WINDOWS["Lung"]) for plane, at in cuts]
+    cuts = zip(PLANES, (middle, middle, len(hu) * 5 // 8), strict=True)
+    return [to_bytes(plane.cut(hu, at), *WINDOWS["Lung"]) for plane, at in cuts]
 
 
 def caption(row: dict[str, Any]) -> tuple[str, str]:
@@ -197,16 +196,16 @@ def caption(row: dict[str, Any]) -> tuple[str, str]:
     return f"{row['film']} {row['view']}   {row['licence']}", ",  ".join(words)
 
 
-def draw_sheet(shown: Sequence[tuple[dict[str, Any], list[np.ndarray]]]) -> Image.Image:
+def draw_sheet(shown: Sequence[Shown]) -> Image.Image:
     """A page of films, two in a row."""
     cell, height = 5 * (TILE + GAP) + 3 * GAP, TILE + CAPTION + GAP
     sheet = Image.new("L", (ACROSS * cell, -(-len(shown) // ACROSS) * height + 20), 30)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     parts = "film | re-projection | axial | coronal | sagittal through the left lung; HU -1050 to 250; SYNTHETIC"
     draw.text((GAP, 2), parts, 255, font)
-    for number, (row, pictures) in enumerate(shown):
+    for number, (lines, pictures) in enumerate(shown):
         x, y = number % ACROSS * cell, number // ACROSS * height + 20
-        for line, text in enumerate(caption(row)):
+        for line, text in enumerate(lines):
             draw.text((x + GAP, y + 16 * line), text, 220, font)
         for column, picture in enumerate(pictures):
             tile = Image.fromarray(np.ascontiguousarray(picture)).resize((TILE, TILE), Image.Resampling.BILINEAR)
@@ -214,11 +213,11 @@ def draw_sheet(shown: Sequence[tuple[dict[str, Any], list[np.ndarray]]]) -> Imag
     return sheet
 
 
-def scout_scores(data: Path, model: AxonModel, cases: Sequence[Case], preset: str) -> dict[str, dict[str, float]]:
+def scout_scores(data: Path, model: AxonModel, cases: Sequence[Case], args: argparse.Namespace) -> Scores:
     """Scores against the CT of acrin-nsclc-fdg-pet-042, in the cube that the scout's own coordinates place.
 
     Across and along the patient the cube's middle is the point that the scout shows in its middle, at the patient's
-    depth; front to back, where one film says nothing, it is the middle of the body, as in training.
+    depth; front to back, where one film says nothing, it is the middle of the body, as in training. Draws scout.png.
     """
     volume = CTVolume.load(data / CT)
     fan = TUBE_MM / (TUBE_MM + volume.center_lps[1])
@@ -229,32 +228,37 @@ def scout_scores(data: Path, model: AxonModel, cases: Sequence[Case], preset: st
     x, z = (SCOUT_LEFT_TOP[0] + PIXEL_MM * column) / fan, SCOUT_LEFT_TOP[1] - PIXEL_MM * row
     case = load_case(str(data / CT), SIZE)
     placed = CanonicalGrid(SIZE, center_lps=(float(x), case.grid.center_lps[1], float(z)))
-    truth = CTVolume(case.hu, case.grid.affine).onto(placed).hu
-    marks = np.broadcast_to(case.known[:, None, None], case.hu.shape).astype(np.float32)
-    known = CTVolume(marks, case.grid.affine).onto(placed, 0.0).hu[:, SIZE // 2, SIZE // 2] > 0.99
+    body = body_mask(volume.hu, np.asarray(volume.spacing_mm))
+    marked = replace(volume, hu=np.where(body, volume.hu, AIR_HU)).onto(placed, -9999.0).hu
+    known = (marked > -2000).any((1, 2))
+    first, last = np.flatnonzero(known)[[0, -1]] + (1, -1)  # the outermost slices are blends with the outside
+    known[:first], known[last + 1 :] = False, False
+    truth = np.where(marked > -2000, marked, AIR_HU).astype(np.float32)
+    truth[:first], truth[last + 1 :] = truth[first], truth[last]  # as `data.cases` does: no film shows a cut edge
     drawn = clinic_film(torch.from_numpy(truth), CanonicalGrid(SIZE).affine, XrayGeometry(XrayView.AP, size)).numpy()
     pitch = XrayGeometry(XrayView.AP, size).pitch_mm
-    others = [other for other in cases if other.name != case.name]
-    real = reconstruct(scout, model=model, preset=preset, device="cpu")
-    simulated = reconstruct(Radiograph(drawn, (pitch, pitch), XrayView.AP), model=model, preset=preset, device="cpu")
-    volumes = {
-        "AXON, from the scout": real.final.hu,
-        "AXON, from a film simulated from the CT in the same place": simulated.final.hu,
-        "mean volume of the other CTs": np.mean([other.hu for other in others], axis=0),
-    }
-    found = {name: scores(hu, truth, placed.spacing_mm, WIDE, known) for name, hu in volumes.items()}
-    found["AXON, from the scout"]["NCC"] = real.ncc["frontal"]
-    found["AXON, from a film simulated from the CT in the same place"]["NCC"] = simulated.ncc["frontal"]
-    moved = np.asarray(placed.center_lps) - np.asarray(case.grid.center_lps)
-    print(
-        f"The placed cube lies {np.round(moved, 1).tolist()} mm (LPS) from the body's middle; {known.sum()} slices known."
-    )
-    folder = data.name
-    del folder
-    return found, (real, simulated, truth)
+    simulated = Radiograph(drawn, (pitch, pitch), XrayView.AP)
+    found = {}
+    shown: list[Shown] = [(("the CT, and a film simulated from it", ""), [to_bytes(drawn, -1, 1)] * 2 + slices(truth))]
+    for name, film in (("the scout", scout), ("a film simulated from its CT in the same place", simulated)):
+        made = reconstruct(film, model=model, preset=args.preset, device="cpu")
+        found[f"AXON, from {name}"] = {
+            **scores(made.final.hu, truth, placed.spacing_mm, WIDE, known),
+            "NCC": made.ncc["frontal"],
+        }
+        shown.append(((f"AXON, from {name}", ""), tiles(made)))
+    mean = np.mean([other.hu for other in cases if other.name != case.name], axis=0)
+    found["mean volume of the other CTs"] = scores(mean, truth, placed.spacing_mm, WIDE, known)
+    lifted = [mean[np.clip(np.arange(SIZE) + by, 0, SIZE - 1)] for by in range(-32, 33)]
+    best = min(lifted, key=lambda hu: float(np.square(hu[known] - truth[known]).mean()))
+    found["the same, at the height where it fits the CT best"] = scores(best, truth, placed.spacing_mm, WIDE, known)
+    moved = np.round(np.asarray(placed.center_lps) - np.asarray(case.grid.center_lps), 1).tolist()
+    print(f"The scout's cube lies {moved} mm (LPS) from the body's middle; {known.sum()} of its slices are known.")
+    save_sheet(draw_sheet(shown), args.out / "scout.png")
+    return found
 
 
-def summary(rows: Sequence[dict[str, Any]], chests: Chests, scout: dict[str, dict[str, float]]) -> str:
+def summary(rows: Sequence[dict[str, Any]], chests: Chests, scout: Scores) -> str:
     """Markdown: mean, sd and range of every number, the same of the CTs, and what was refused."""
     lines = ["| number | films: mean ± sd | range | n | CTs: mean ± sd | range | n |", "|---" * 7 + "|"]
     own = chests.own()
@@ -295,8 +299,10 @@ def main() -> None:
     started = time.perf_counter()
     model = AxonModel.from_pretrained(args.model)
     chests = Chests([load_case(path, SIZE) for path in args.ct])
-    scout = scout_scores(args.scout, model, chests.cases, args.preset) if args.scout else {}
-    rows, shown, page = [], [], 0
+    scout = scout_scores(args.scout, model, chests.cases, args) if args.scout else {}
+    rows: list[dict[str, Any]] = []
+    shown: list[Shown] = []
+    page = 1
     for film in frontal_films(args.films):
         found = measured(film, model, chests, args, len(rows) < args.spread)
         if found is None:
@@ -308,25 +314,24 @@ def main() -> None:
             flush=True,
         )
         if made is not None:
-            shown.append((row, tiles(made)))
+            shown.append((caption(row), tiles(made)))
         if len(shown) == ACROSS * DOWN:
-            shown, page = [], save_page(shown, page + 1, args.out)
+            save_sheet(draw_sheet(shown), args.out / f"page-{page}.png")
+            shown, page = [], page + 1
     if shown:
-        save_page(shown, page + 1, args.out)
+        save_sheet(draw_sheet(shown), args.out / f"page-{page}.png")
     write(rows, chests, scout, model, args)
 
 
-def save_page(shown: Sequence[tuple[dict[str, Any], list[np.ndarray]]], page: int, out: Path) -> int:
-    """Write a contact sheet; its number."""
-    with atomic_file(out / f"page-{page}.png", overwrite=True) as path:
-        draw_sheet(shown).save(path)
-    return page
+def save_sheet(sheet: Image.Image, target: Path) -> None:
+    with atomic_file(target, overwrite=True) as path:
+        sheet.save(path)
 
 
 def write(
     rows: Sequence[dict[str, Any]],
     chests: Chests,
-    scout: dict[str, dict[str, float]],
+    scout: Scores,
     model: AxonModel,
     args: argparse.Namespace,
 ) -> None:

@@ -155,10 +155,14 @@ class AnatomyModel:
         """Read what `save` wrote.
 
         Errors:
-            ModelError: no such file, or not one of these.
+            ModelError: no such file, or not an anatomy model.
         """
         from safetensors import safe_open
 
+        if not os.path.isfile(path):
+            raise ModelError(
+                "anatomy.missing", f"There is no file {Path(path).name!r}.", "Make it with `axon data anatomy`."
+            )
         try:
             with safe_open(str(path), framework="pt") as file:
                 described = json.loads(file.metadata()["axon-anatomy"])
