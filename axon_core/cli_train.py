@@ -74,6 +74,9 @@ def _command(name: str, text: str) -> None:
         anatomy: Annotated[
             Path | None, typer.Option(help="Of a cache: other shapes of its CTs, made by `axon data anatomy`.")
         ] = None,
+        findings: Annotated[
+            bool, typer.Option("--findings", help="Of a cache: paint nodules, effusions and the like into its CTs.")
+        ] = False,
         steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of each stage.")] = None,
         batch: Annotated[int | None, typer.Option(min=1, help="Samples of a step, over all processes.")] = None,
         micro: Annotated[int | None, typer.Option(min=0, help="Samples that a process computes at a time.")] = None,
@@ -114,7 +117,8 @@ def _command(name: str, text: str) -> None:
             if threads:
                 torch.set_num_threads(threads)
             stages = {stage: changed(load_settings(preset, stage), **changes) for stage in COMMANDS[name]}
-            sources = Sources(data, sr_data, held_out, preset, kept, seed, phantoms, anatomy, resolve_device(device))
+            on = resolve_device(device)
+            sources = Sources(data, sr_data, held_out, preset, kept, seed, phantoms, anatomy, findings, on)
             if dry_run:
                 tell_estimates(stages, sources, preset, device, json_)
             else:
@@ -146,13 +150,14 @@ class Sources:
         seed: int,
         phantoms: float = 0.0,
         anatomy: Path | None = None,
+        findings: bool = False,
         device: str = "cpu",
     ) -> None:
         from axon_core.config import load_preset
 
         self.data, self.sr_data, self.held_out = data, sr_data, held_out
         self.config, self.kept, self.seed = load_preset(preset), kept, seed
-        self.phantoms, self.anatomy, self.device = phantoms, anatomy, device
+        self.phantoms, self.anatomy, self.findings, self.device = phantoms, anatomy, findings, device
 
     def of(self, stage: str) -> Any:
         from axon_core.training.distill import EVERY
@@ -170,6 +175,7 @@ class Sources:
             None if fine else self.held_out,
             self.phantoms,
             self.anatomy,
+            self.findings,
             self.device,
         )
 

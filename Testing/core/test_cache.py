@@ -195,7 +195,7 @@ def test_all_cases_are_drawn_and_phantoms_as_often_as_asked(made, monkeypatch):
     for index in range(20):
         data[index]
     cases, seeds, sizes = asked[0][0], {args[1] for args in asked}, {args[2:] for args in asked}
-    assert len(cases) == 3 and len(seeds) == 20 and sizes == {(16, 32, 0.25, 32, None)}
+    assert len(cases) == 3 and len(seeds) == 20 and sizes == {(16, 32, 0.25, 32, None, None)}
     drawn = cases[1]
     entry = read_plan(made).split("train")[1]
     assert torch.equal(torch.from_numpy(drawn.hu), read_hu(made, entry))

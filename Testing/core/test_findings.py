@@ -17,7 +17,6 @@ from axon_core.data.findings import (
     mass,
     nodules,
     vary,
-    with_lungs_of,
 )
 
 N = 64
@@ -136,15 +135,3 @@ def test_a_seed_names_a_patient(chest):
     assert torch.equal(vary(hu, lungs, seeded(5)), vary(hu, lungs, seeded(5)))
     assert not torch.equal(vary(hu, lungs, seeded(5)), vary(hu, lungs, seeded(6)))
     assert torch.equal(state, torch.get_rng_state())
-
-
-def test_lungs_of_another_replace_the_lungs_alone(chest):
-    hu, lungs = chest
-    other = torch.full_like(hu, -700.0)
-    seen = set()
-    for seed in range(12):
-        mixed = with_lungs_of(hu, lungs, other, seeded(seed))
-        assert torch.equal(mixed[lungs.mask == 0], hu[lungs.mask == 0])
-        core = [torch.from_numpy(side) & (lungs.mask == 1) for side in LUNG_SIDES]
-        seen.add(tuple(bool((mixed[side] == -700).all()) for side in core))
-    assert seen == {(True, True), (True, False), (False, True)}

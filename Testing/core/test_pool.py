@@ -85,6 +85,14 @@ def test_shapes_come_from_the_anatomy_of_the_same_ct():
         make_pair([box("unknown", 40.0)], 1, 16, 32, 0.0, 32, still)
 
 
+def test_findings_change_densities_and_no_shape(tmp_path):
+    """Without lungs, densities alone vary: a box stays the box, and its inside is no longer even."""
+    plain, varied = pool(count=1, seed=9), pool(count=1, seed=9, findings=True)
+    assert float(((plain.hu > -500) == (varied.hu > -500)).float().mean()) > 0.99
+    inside = [float(chests.hu[chests.hu > -100].float().std()) for chests in (plain, varied)]
+    assert inside[1] > inside[0] + 1
+
+
 def test_chests_survive_a_file(tmp_path):
     chests = pool(seed=5)
     chests.save(tmp_path / "pool.safetensors")

@@ -127,12 +127,6 @@ class AnatomyModel:
         """One of `shapes`: (3, m, m, m)."""
         return self.shapes([index], [generator], strength)[0]
 
-    def shape_grid(
-        self, index: int, generator: torch.Generator, outer: torch.Tensor, strength: float = 1.0
-    ) -> torch.Tensor:
-        """`shape` as a sampling grid that continues `outer`; see `sampling_grid`."""
-        return sampling_grid(self.shapes([index], [generator], strength), outer)
-
     def between(self, index: int, other: int) -> torch.Tensor:
         """Where the tissue of CT `index` lies in CT `other`: (3, m, m, m) displacements for `sampling_grid`."""
         weights = F.one_hot(torch.tensor([index]), len(self.names)).to(self.velocity)

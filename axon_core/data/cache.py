@@ -22,6 +22,7 @@ from axon_core.ctvolume import AIR_HU
 from axon_core.data.anatomy import AnatomyModel
 from axon_core.data.augment import centred_in_depth, warp
 from axon_core.data.cases import Case
+from axon_core.data.findings import Lungs
 from axon_core.data.pairs import Item, Pair, as_item, known_after, load_pair, make_pair, pooled, project_pair, save_pair
 from axon_core.data.plan import CaseEntry, Plan, read_plan
 from axon_core.drr.appearance import clinic_look, random_look
@@ -59,6 +60,7 @@ class CacheDataset(torch.utils.data.Dataset):
         size: edge of the target; None for the model's. Twice that for the super-resolution stage.
         phantom_share: of the samples that are phantoms.
         anatomy: shapes of the cases, to draw others from; without it they are deformed at random alone.
+        findings: vary densities from place to place and paint findings into the CTs (see `findings.vary`).
         unknown_weight: of voxels beyond the CT's ends.
         kept: 0 draws every chest anew. k draws k chests once, keeps them in the cache and uses them again with other
             looks: drawing a chest takes longer than training on it where there are few cores.
@@ -76,6 +78,7 @@ class CacheDataset(torch.utils.data.Dataset):
         size: int | None = None,
         phantom_share: float = 0.0,
         anatomy: AnatomyModel | None = None,
+        findings: bool = False,
         unknown_weight: float = 0.1,
         kept: int = 0,
     ) -> None:
@@ -90,11 +93,14 @@ class CacheDataset(torch.utils.data.Dataset):
             )
         self.size = _checked_size(self.plan, size)
         self.seed, self.phantom_share, self.unknown_weight, self.kept = seed, phantom_share, unknown_weight, kept
-        self.anatomy = anatomy
+        self.anatomy, self.findings = anatomy, findings
+        self.lungs: dict[str, Lungs] = {}
         self.real = [case for case in self.cases if case.real]
         told: list[Any] = [self.plan.layout.model.film_size, self.plan.layout.render, self.size, seed, phantom_share]
         if anatomy:
             told.append(anatomy.digest)
+        if findings:
+            told.append("findings")
         address = hashlib.sha256(json.dumps([*told, [case.key for case in self.cases]]).encode())
         self.drawn = self.folder / "drawn" / address.hexdigest()[:16]
 
@@ -119,8 +125,14 @@ class CacheDataset(torch.utils.data.Dataset):
     def _drawn(self, seed: int) -> Pair:
         layout = self.plan.layout
         return make_pair(
-            self.chests, seed, self.size, layout.model.film_size, self.phantom_share, layout.render, self.anatomy
-        )
+            self.chests, seed, self.size, layout.model.film_size, self.phantom_share, layout.render, self.anatomy,
+            self._lungs_of if self.findings else None,
+        )  # fmt: skip
+
+    def _lungs_of(self, case: Case) -> Lungs:
+        if case.name not in self.lungs:
+            self.lungs[case.name] = Lungs.of(case.hu)
+        return self.lungs[case.name]
 
     @property
     def chests(self) -> Sequence[Case]:

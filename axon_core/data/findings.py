@@ -96,21 +96,6 @@ def density_fields(hu: torch.Tensor, lungs: Lungs, generator: torch.Generator) -
     return hu + (hu - 150).clamp(min=0) * (0.08 * bone)
 
 
-def with_lungs_of(hu: torch.Tensor, lungs: Lungs, other: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """The chest with the lungs of another CT: both, or (half of the time) the left or the right one.
-
-    Args:
-        hu: (n, n, n) HU of the CT in which `lungs` were found.
-        lungs: of that CT, on the same device.
-        other: (n, n, n) HU of the other CT, warped into this one by `AnatomyModel.between`.
-        generator: on the CPU.
-    """
-    x = _axes(hu)[0]
-    side = (0.0, 0.0, 1.0, -1.0)[int(torch.randint(4, (), generator=generator))]
-    chosen = lungs.mask * (x * side >= float(lungs.places[:, 0].mean()) * side if len(lungs.places) else 1.0)
-    return torch.lerp(hu, other, chosen)
-
-
 def nodules(hu: torch.Tensor, lungs: Lungs, generator: torch.Generator) -> torch.Tensor:
     """One to three, 3 to 13 mm in radius, of 0 to 60 HU."""
     for _ in range(int(torch.randint(1, 4, (), generator=generator))):

@@ -6,7 +6,7 @@ each; the look of the films is drawn anew each time a pair is used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from axon_core.data.anatomy import AnatomyModel, sampling_grid
 from axon_core.data.augment import centred_in_depth, density_jitter, random_deformation, warp
 from axon_core.data.cases import AIR_HU, Case
+from axon_core.data.findings import Lungs, vary
 from axon_core.data.phantom import thorax
 from axon_core.drr.appearance import random_look
 from axon_core.drr.projector import Projector
@@ -76,12 +77,17 @@ def drawn_shape(anatomy: AnatomyModel | None, name: str, generator: torch.Genera
 
 
 def draw_chest(
-    source: torch.Tensor, known: torch.Tensor, generator: torch.Generator, shape: torch.Tensor | None = None
+    source: torch.Tensor,
+    known: torch.Tensor,
+    generator: torch.Generator,
+    shape: torch.Tensor | None = None,
+    lungs: Lungs | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, XrayView]:
     """A chest like `source` (n, n, n) HU, of which the slices `known` (n,) in {0, 1} are truth, and how it is filmed.
 
     Args:
         shape: (3, m, m, m) of `AnatomyModel.shape`, which is then deformed further at random; None for the source's.
+        lungs: of the source, to vary its densities from place to place and to paint findings; None for a plain jitter.
 
     Returns:
         (n, n, n) HU; (n, n, n) in {0, 1}, which voxels are known; PA, or in 15 % AP.
@@ -90,7 +96,10 @@ def draw_chest(
     if shape is not None:
         deformation = sampling_grid(shape[None], deformation)
     deformation = centred_in_depth(deformation, source)
-    hu = density_jitter(warp(source, deformation, AIR_HU), generator)
+    if lungs is None:
+        hu = density_jitter(warp(source, deformation, AIR_HU), generator)
+    else:
+        hu = warp(vary(source, lungs, generator), deformation, AIR_HU)
     frontal = XrayView.AP if float(torch.rand((), generator=generator)) < 0.15 else XrayView.PA
     return hu, known_after(deformation, known), frontal
 
@@ -103,6 +112,7 @@ def make_pair(
     phantom_share: float = 0.35,
     render: int | None = None,
     anatomy: AnatomyModel | None = None,
+    lungs_of: Callable[[Case], Lungs] | None = None,
 ) -> Pair:
     """Draw a chest (a deformed CT, or a deformed phantom with probability `phantom_share`) and project it.
 
@@ -113,6 +123,7 @@ def make_pair(
         pixels: edge of the returned films.
         render: voxels along the cube from which the films are rendered; RENDER_SIZE when None.
         anatomy: shapes of the CTs, to draw others from; without it they are deformed at random alone.
+        lungs_of: finds the lungs of a CT, to paint findings into it; without it densities are jittered alone.
 
     Errors:
         ConfigError: no CT to draw from, or a size that does not divide `render`.
@@ -125,7 +136,7 @@ def make_pair(
     if render % size:
         raise ConfigError("pairs.size", f"Volumes of {size} voxels are not made.", f"Use a divisor of {render}.")
     generator = torch.Generator().manual_seed(seed)
-    grid, shape = CanonicalGrid(render), None
+    grid, shape, lungs = CanonicalGrid(render), None, None
     if float(torch.rand((), generator=generator)) < phantom_share:
         source = torch.from_numpy(thorax(seed, grid))
         known = torch.ones(render)
@@ -134,7 +145,8 @@ def make_pair(
         source = torch.from_numpy(case.hu)
         known = torch.from_numpy(case.known).float()
         shape = drawn_shape(anatomy, case.name, generator)
-    hu, share, frontal = draw_chest(source, known, generator, shape)
+        lungs = lungs_of(case) if lungs_of else None
+    hu, share, frontal = draw_chest(source, known, generator, shape, lungs)
     return pooled(hu, share, project_pair(hu, grid, pixels, frontal), size)
 
 

@@ -14,6 +14,7 @@ import torch
 
 from axon_core.data.anatomy import AnatomyModel
 from axon_core.data.cases import Case
+from axon_core.data.findings import Lungs
 from axon_core.data.pairs import Item, Pair, as_item, draw_chest, drawn_shape, pooled, project_pairs
 from axon_core.drr.appearance import apply_looks, random_look
 from axon_core.errors import ConfigError
@@ -34,6 +35,7 @@ class PairPool(torch.utils.data.Dataset):
         pixels: edge of the films.
         window: HU <-> [-1, 1].
         anatomy: shapes of `cases`; without it they are deformed at random alone.
+        findings: vary densities from place to place and paint findings into the CTs (see `findings.vary`).
         phantoms: as `cases`, drawn from with probability `phantom_share`.
         seed: of everything random.
         unknown_weight: of voxels beyond the CT's ends.
@@ -53,6 +55,7 @@ class PairPool(torch.utils.data.Dataset):
         device: torch.device | str,
         *,
         anatomy: AnatomyModel | None = None,
+        findings: bool = False,
         phantoms: Sequence[Case] = (),
         phantom_share: float = 0.0,
         seed: int = 0,
@@ -68,6 +71,7 @@ class PairPool(torch.utils.data.Dataset):
             )
         self.device, self.seed, self.window, self.unknown_weight = torch.device(device), seed, window, unknown_weight
         self.anatomy = anatomy.to(self.device) if anatomy else None
+        self.lungs = [Lungs.of(case.hu, self.device) if findings else None for case in cases]
         self.names = [case.name for case in cases]
         self.cases, self.phantoms = self._held(cases), self._held(phantoms)
         self.phantom_share, self.size, self.pixels = phantom_share, size, pixels
@@ -98,7 +102,7 @@ class PairPool(torch.utils.data.Dataset):
             else:
                 index = int(which * len(self.cases))
                 shape = drawn_shape(self.anatomy, self.names[index], generator)
-                drawn.append(draw_chest(*self.cases[index], generator, shape))
+                drawn.append(draw_chest(*self.cases[index], generator, shape, self.lungs[index]))
         integrals = project_pairs(
             torch.stack([hu for hu, _, _ in drawn]), self.grid, self.pixels, [view for _, _, view in drawn]
         )

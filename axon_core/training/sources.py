@@ -48,6 +48,7 @@ def open_source(
     held_out: Path | None = None,
     phantoms: float = 0.0,
     anatomy: Path | None = None,
+    findings: bool = False,
     device: str = "cpu",
 ) -> Source:
     """Open a cache's training and validation cases, or a folder of pairs.
@@ -62,6 +63,7 @@ def open_source(
         held_out: folder of pairs for validation. A cache knows its own cases for that.
         phantoms: share of phantoms among a cache's chests.
         anatomy: file of an `AnatomyModel` of a cache's CTs, to draw other shapes from.
+        findings: vary the CTs' densities from place to place and paint findings into them.
         device: on which is trained.
 
     Errors:
@@ -80,8 +82,11 @@ def open_source(
     size = config.size * enlarges
     cases = [(c.films, c.target, c.weight) for c in validation_cases(where, size=size)[:CASES]]
     shapes = AnatomyModel.load(anatomy) if anatomy else None
-    cache = CacheDataset(where, seed=seed, size=size, kept=kept, phantom_share=phantoms, anatomy=shapes)
+    cache = CacheDataset(
+        where, seed=seed, size=size, kept=kept, phantom_share=phantoms, anatomy=shapes, findings=findings
+    )
     facts = {"kind": "cache", "plan": plan.sha256, "cases": len(cache), "kept": kept, "phantoms": phantoms}
+    facts["findings"] = findings
     if shapes:
         facts["anatomy"] = shapes.digest
     on_device = kept and device == "cuda" and not cache.real and not plan.layout.stretched
@@ -101,6 +106,7 @@ def _pool(cache: CacheDataset, anatomy: AnatomyModel | None, device: str) -> Pai
         layout.model.hu_window,
         device,
         anatomy=anatomy,
+        findings=cache.findings,
         phantoms=[Case(f"phantom-{n}", thorax(n, grid), np.ones(grid.size, bool), grid) for n in range(drawn)],
         phantom_share=cache.phantom_share,
         seed=cache.seed,
