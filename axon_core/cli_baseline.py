@@ -7,8 +7,30 @@ from typing import Annotated, Any
 
 import typer
 
+from axon_core.cli_progress import line
 from axon_core.cli_shared import Debug, examples, told
-from axon_core.cli_train import Data, Lines, Run, Sources, line, tell_estimates, train_stages
+from axon_core.cli_train import (
+    Average,
+    Batch,
+    Board,
+    Data,
+    Device,
+    DryRun,
+    HeldOut,
+    Kept,
+    Lines,
+    Micro,
+    Precision,
+    Preset,
+    Rate,
+    Run,
+    Seed,
+    Sources,
+    Steps,
+    Threads,
+    tell_estimates,
+    train_stages,
+)
 from axon_core.errors import AxonError
 
 
@@ -31,22 +53,20 @@ def baseline(
     ],
     data: Data,
     output: Run,
-    preset: Annotated[str, typer.Option("--preset", "-p", help="tiny, small, base, paper, or a TOML file.")] = "small",
-    held_out: Annotated[Path | None, typer.Option(help="Pairs for validation; a cache has its own.")] = None,
-    kept: Annotated[
-        int, typer.Option(min=0, help="Of a cache: draw so many chests once and keep them; 0 draws one per sample.")
-    ] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of each stage.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Samples of a step, over all processes.")] = None,
-    micro: Annotated[int | None, typer.Option(min=0, help="Samples that a process computes at a time.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    ema: Annotated[float | None, typer.Option(help="Decay of the weight average.")] = None,
-    precision: Annotated[str | None, typer.Option(help="32, bf16, 16 or auto.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU, for each process.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves and pictures for it.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell size, memory and time.")] = False,
+    preset: Preset = "small",
+    held_out: HeldOut = None,
+    kept: Kept = 0,
+    steps: Steps = None,
+    batch: Batch = None,
+    micro: Micro = None,
+    lr: Rate = None,
+    ema: Average = None,
+    precision: Precision = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    device: Device = "auto",
+    tensorboard: Board = False,
+    dry_run: DryRun = False,
     json_: Lines = False,
     debug: Debug = False,
 ) -> None:
@@ -63,12 +83,14 @@ def baseline(
         import torch
 
         from axon_core.baselines.run import stage_settings
+        from axon_core.devices import resolve_device
         from axon_core.training.settings import changed
 
         if threads:
             torch.set_num_threads(threads)
         stages = {stage: changed(own, **changes) for stage, own in stage_settings(name, preset).items()}
-        sources = Sources(data, None, held_out, preset, kept, seed)
+        on = resolve_device(device) if stages else "cpu"
+        sources = Sources(data, None, held_out, preset, kept, seed, device=on)
         if not stages:
             _fit(name, sources, output, preset, seed, dry_run, json_)
         elif dry_run:

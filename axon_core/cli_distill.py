@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from axon_core.cli_progress import line
 from axon_core.cli_shared import Debug, examples, told
-from axon_core.cli_train import Data, Lines, Run, Sources, line, tell_estimates, train_stages
+from axon_core.cli_train import (
+    Batch,
+    Board,
+    Data,
+    Device,
+    DryRun,
+    HeldOut,
+    Kept,
+    Lines,
+    Micro,
+    Precision,
+    Rate,
+    Run,
+    Seed,
+    Sources,
+    Steps,
+    Threads,
+    tell_estimates,
+    train_stages,
+)
 from axon_core.errors import AxonError, ConfigError
 
 STUDENT_OF = {"coarse": "distill-coarse", "fine": "distill-fine"}
@@ -36,18 +55,18 @@ def distill(
     steps_teacher: Annotated[
         int | None, typer.Option(min=1, help="Of the teacher's walk that it learns, at least the student's.")
     ] = None,
-    held_out: Annotated[Path | None, typer.Option(help="Pairs for validation; a cache has its own.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Samples of a step, over all processes.")] = None,
-    micro: Annotated[int | None, typer.Option(min=0, help="Samples that a process computes at a time.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    precision: Annotated[str | None, typer.Option(help="32, bf16, 16 or auto.")] = None,
-    kept: Annotated[int, typer.Option(min=0, help="Of a cache: draw so many chests once and keep them.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU, for each process.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves and pictures for it.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell size, memory and time.")] = False,
+    held_out: HeldOut = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    micro: Micro = None,
+    lr: Rate = None,
+    precision: Precision = None,
+    kept: Kept = 0,
+    seed: Seed = 0,
+    threads: Threads = None,
+    device: Device = "auto",
+    tensorboard: Board = False,
+    dry_run: DryRun = False,
     json_: Lines = False,
     debug: Debug = False,
 ) -> None:
@@ -55,6 +74,7 @@ def distill(
     try:
         import torch
 
+        from axon_core.devices import resolve_device
         from axon_core.training.run import run_preset
         from axon_core.training.settings import changed, load_settings
 
@@ -67,7 +87,7 @@ def distill(
         ways = {"student_steps": steps_student, "teacher_steps": steps_teacher}
         name = STUDENT_OF[of]
         stages = {name: changed(load_settings(preset, name), **changes, **ways)}
-        sources = Sources(data, None, held_out, preset, kept, seed)
+        sources = Sources(data, None, held_out, preset, kept, seed, device=resolve_device(device))
         if dry_run:
             tell_estimates(stages, sources, preset, device, json_)
         else:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from axon_core.cli_data import percent
+from axon_core.cli_progress import Stop, duration, line
 from axon_core.cli_shared import Debug, console, examples, told
-from axon_core.cli_train import Lines, Stop, duration, line
+from axon_core.cli_train import Lines
 from axon_core.errors import AxonError
 
 if TYPE_CHECKING:

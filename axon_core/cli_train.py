@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from axon_core.cli_progress import JsonLines, Screen, Silent, Stop, duration, line
 from axon_core.cli_shared import Debug, Force, Json, console, examples, told
 from axon_core.errors import AxonError, ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from axon_core.training.estimate import Estimate
     from axon_core.training.settings import StageSettings
 
@@ -35,6 +32,24 @@ app = typer.Typer(
 Data = Annotated[Path, typer.Argument(help="Cache of `axon prepare`, or folder of pairs (.npz).")]
 Run = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run: states, logs, pictures.")]
 Lines = Annotated[bool, typer.Option("--json", help="Print events as JSON lines (also the error) and nothing else.")]
+
+# what the commands that train have in common
+HeldOut = Annotated[Path | None, typer.Option(help="Pairs for validation; a cache has its own.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps of each stage.")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Samples of a step, over all processes.")]
+Micro = Annotated[int | None, typer.Option(min=0, help="Samples that a process computes at a time.")]
+Rate = Annotated[float | None, typer.Option(help="Learning rate.")]
+Average = Annotated[float | None, typer.Option(help="Decay of the weight average.")]
+Precision = Annotated[str | None, typer.Option(help="32, bf16, 16 or auto.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Of the CPU, for each process.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Board = Annotated[bool, typer.Option("--tensorboard", help="Write curves and pictures for it.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell size, memory and time.")]
+Kept = Annotated[
+    int, typer.Option(min=0, help="Of a cache: draw so many chests once and keep them; 0 draws one per sample.")
+]
+Preset = Annotated[str, typer.Option("--preset", "-p", help="tiny, small, base, paper, or a TOML file.")]
 
 WHAT = {
     "coarse": "Train F(x), then the bridge of CoarseDiff from F(x) to the CT.",
@@ -60,14 +75,10 @@ def _command(name: str, text: str) -> None:
     def command(
         data: Data,
         output: Run,
-        preset: Annotated[
-            str, typer.Option("--preset", "-p", help="tiny, small, base, paper, or a TOML file.")
-        ] = "small",
+        preset: Preset = "small",
         sr_data: Annotated[Path | None, typer.Option(help="Pairs for super-resolution, twice as fine.")] = None,
-        held_out: Annotated[Path | None, typer.Option(help="Pairs for validation; a cache has its own.")] = None,
-        kept: Annotated[
-            int, typer.Option(min=0, help="Of a cache: draw so many chests once and keep them; 0 draws one per sample.")
-        ] = 0,
+        held_out: HeldOut = None,
+        kept: Kept = 0,
         phantoms: Annotated[
             float, typer.Option(min=0, max=1, help="Of a cache: share of drawn phantoms among the chests.")
         ] = 0.0,
@@ -77,22 +88,22 @@ def _command(name: str, text: str) -> None:
         findings: Annotated[
             bool, typer.Option("--findings", help="Of a cache: paint nodules, effusions and the like into its CTs.")
         ] = False,
-        steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of each stage.")] = None,
-        batch: Annotated[int | None, typer.Option(min=1, help="Samples of a step, over all processes.")] = None,
-        micro: Annotated[int | None, typer.Option(min=0, help="Samples that a process computes at a time.")] = None,
-        lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-        ema: Annotated[float | None, typer.Option(help="Decay of the weight average.")] = None,
-        precision: Annotated[str | None, typer.Option(help="32, bf16, 16 or auto.")] = None,
+        steps: Steps = None,
+        batch: Batch = None,
+        micro: Micro = None,
+        lr: Rate = None,
+        ema: Average = None,
+        precision: Precision = None,
         recompute: Annotated[
             bool | None, typer.Option("--recompute/--keep", help="Trade time for memory: compute activations twice.")
         ] = None,
         min_snr: Annotated[float | None, typer.Option(help="Gamma of the min-SNR weights; 0: none.")] = None,
         synthetic: Annotated[float | None, typer.Option(help="Share of coarse volumes in super-resolution.")] = None,
-        seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
-        threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU, for each process.")] = None,
-        device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-        tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves and pictures for it.")] = False,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell size, memory and time.")] = False,
+        seed: Seed = 0,
+        threads: Threads = None,
+        device: Device = "auto",
+        tensorboard: Board = False,
+        dry_run: DryRun = False,
         json_: Lines = False,
         debug: Debug = False,
     ) -> None:
@@ -208,7 +219,7 @@ def train_stages(
     if first:
         begin(run, preset=preset, data=[source.facts for source in opened.values()], seed=seed)
     board = TensorBoard(run) if tensorboard and first else None
-    with Stop() as stop, (_JsonLines(stop) if as_json else _Screen(stages)) if first else _Silent() as screen:
+    with Stop() as stop, (JsonLines(stop) if as_json else Screen(stages)) if first else Silent() as screen:
 
         def tell(event: dict[str, Any]) -> None:
             screen(event)
@@ -235,136 +246,6 @@ def train_stages(
         line({"type": "result", "run": str(run), "stages": list(stages)})
     elif first:
         print(f"{run}: {', '.join(stages)} trained. Next: axon train export {run} -o FOLDER")
-
-
-class Stop:
-    """Whether somebody asked to stop: by SIGTERM, Ctrl-C, or by closing our output.
-
-    A later Ctrl-C stops at once. Signals that follow soon are the same one: clusters and ``torchrun`` both pass it on.
-    """
-
-    PATIENCE_S = 5.0
-    SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name))
-
-    def __init__(self) -> None:
-        self.asked, self.since = False, 0.0
-
-    def __enter__(self) -> Stop:
-        self.before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: Any) -> None:
-        if number == signal.SIGINT and self.asked and time.monotonic() - self.since > self.PATIENCE_S:
-            raise KeyboardInterrupt
-        if not self.asked:
-            self.asked, self.since = True, time.monotonic()
-
-    def __call__(self) -> bool:
-        return self.asked
-
-
-class _Silent:
-    """Of the processes beside the first."""
-
-    def __enter__(self) -> _Silent:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        pass
-
-
-class _JsonLines(_Silent):
-    """Events for programs, see `axon_core.training.events`; the last line is of type result or error."""
-
-    def __init__(self, stop: Stop) -> None:
-        self.stop = stop
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        try:
-            line(event)
-        except BrokenPipeError:  # the parent is gone: nobody waits for the result
-            self.stop.asked = True
-            sys.stdout = sys.stderr
-
-
-def line(event: dict[str, Any]) -> None:
-    """An event as a line of JSON."""
-    print(json.dumps(event), flush=True)
-
-
-class _Screen(_Silent):
-    """A live table for people; a line now and then where the output is no terminal."""
-
-    PAUSE_S = 30.0  # between two lines
-
-    def __init__(self, stages: dict[str, StageSettings]) -> None:
-        from rich.live import Live
-
-        self.console = console(stderr=True)
-        self.rows: dict[str, dict[str, Any]] = {stage: {} for stage in stages}
-        self.live = Live(self._table(), console=self.console, auto_refresh=False)
-        self.last = -self.PAUSE_S
-
-    def __enter__(self) -> _Screen:
-        if self.console.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.live.stop()
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        row = self.rows[event["stage"]]
-        row.update({f"held_{k}" if event["type"] == "validation" else k: v for k, v in event.items() if k != "stage"})
-        if self.console.is_terminal:
-            self.live.update(self._table(), refresh=True)
-        elif self._worth_a_line(event):
-            self.last = time.monotonic()
-            self.console.print(
-                event["stage"], *(f"{key} {value}" for key, value in _shown(row).items()), soft_wrap=True
-            )
-
-    def _worth_a_line(self, event: dict[str, Any]) -> bool:
-        last = event["type"] == "validation" or event["step"] == event["steps"]
-        return last or time.monotonic() - self.last >= self.PAUSE_S
-
-    def _table(self) -> Table:
-        from rich.table import Table
-
-        table = Table("stage", *_shown({}), box=None, header_style="bold")
-        for stage, row in self.rows.items():
-            table.add_row(stage, *_shown(row).values())
-        return table
-
-
-def _shown(row: dict[str, Any]) -> dict[str, str]:
-    """What people see of a stage."""
-    if "step" not in row:
-        return dict.fromkeys(("step", "loss", "held out", "PSNR", "rate", "s/step", "left"), "")
-    return {
-        "step": f"{row['step']}/{row['steps']}",
-        "loss": f"{row['loss']:.4g}",
-        "held out": f"{row['held_loss']:.4g}" if "held_loss" in row else "",
-        "PSNR": f"{row['held_psnr']:.2f}" if "held_psnr" in row else "",
-        "rate": f"{row['lr']:.2g}",
-        "s/step": f"{row['step_s']:.3g}",
-        "left": duration(row["eta_s"]),
-    }
-
-
-def duration(seconds: float) -> str:
-    """For people: 12 s, 3 min, 4.5 h, 12 d."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def tell_estimates(

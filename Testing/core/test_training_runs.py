@@ -588,4 +588,4 @@ def test_the_recipe_tells_errors_in_one_line(tmp_path, capsys):
         recipe.main(["train", "endpoint", "--pairs", str(tmp_path), "--run", str(tmp_path), "--steps", "1"])
     assert caught.value.code == 2
     told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "no pairs" in told
+    assert told.count("\n") == 1 and "no prepared cache" in told

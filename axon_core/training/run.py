@@ -107,6 +107,7 @@ def residual_sd(model: AxonModel, data: Any, count: int = 64) -> float:
     total, weight_sum = 0.0, 0.0
     for index in range(count):
         films, target, weight = data[index]
+        model.to(films.device)  # where a GPU holds its data
         error = model.endpoint(films[None, : 1 + index % 2])[0] - target
         known = (weight == 1).float()
         total += float((error**2 * known).sum())
