@@ -406,6 +406,9 @@ def test_residual_sd_counts_known_voxels_of_one_and_two_views():
     seen = []
 
     class Fake:
+        def to(self, device):
+            return self
+
         def endpoint(self, films: torch.Tensor) -> torch.Tensor:
             seen.append(films.shape[1])
             return torch.full((1, 1, 16, 16, 16), 0.1)
