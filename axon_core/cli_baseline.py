@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from axon_core.cli_progress import line
+from axon_core.cli_progress import errors_as_lines, line
 from axon_core.cli_shared import Debug, examples, told
 from axon_core.cli_train import (
     Average,
@@ -31,7 +31,6 @@ from axon_core.cli_train import (
     tell_estimates,
     train_stages,
 )
-from axon_core.errors import AxonError
 
 
 def register(app: typer.Typer) -> None:
@@ -79,7 +78,7 @@ def baseline(
         "ema": ema,
         "precision": precision,
     }
-    try:
+    with errors_as_lines(json_):
         import torch
 
         from axon_core.baselines.run import stage_settings
@@ -97,11 +96,6 @@ def baseline(
             tell_estimates(stages, sources, preset, device, json_, baseline=name)
         else:
             train_stages(stages, sources, output, preset, seed, device, tensorboard, json_, baseline=name)
-    except AxonError as error:
-        if not json_:
-            raise
-        line({"type": "error", **error.to_dict()})
-        raise typer.Exit(error.exit_code) from error
 
 
 def _fit(name: str, sources: Sources, run: Path, preset: str, seed: int, dry_run: bool, as_json: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from axon_core.cli_progress import line
+from axon_core.cli_progress import errors_as_lines
 from axon_core.cli_shared import Debug, examples, told
 from axon_core.cli_train import (
     Batch,
@@ -28,7 +28,7 @@ from axon_core.cli_train import (
     tell_estimates,
     train_stages,
 )
-from axon_core.errors import AxonError, ConfigError
+from axon_core.errors import ConfigError
 
 STUDENT_OF = {"coarse": "distill-coarse", "fine": "distill-fine"}
 
@@ -71,7 +71,7 @@ def distill(
     debug: Debug = False,
 ) -> None:
     """Distil a student of a few steps from a run's trained bridge or FineDiff, into the same run."""
-    try:
+    with errors_as_lines(json_):
         import torch
 
         from axon_core.devices import resolve_device
@@ -92,8 +92,3 @@ def distill(
             tell_estimates(stages, sources, preset, device, json_)
         else:
             train_stages(stages, sources, output, preset, seed, device, tensorboard, json_)
-    except AxonError as error:
-        if not json_:
-            raise
-        line({"type": "error", **error.to_dict()})
-        raise typer.Exit(error.exit_code) from error

@@ -6,10 +6,14 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from axon_core.cli_shared import console
+from axon_core.errors import AxonError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -143,3 +147,15 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.0f} s"
+
+
+@contextmanager
+def errors_as_lines(as_json: bool) -> Iterator[None]:
+    """For programs, an error is the last line of events; people are told as everywhere."""
+    try:
+        yield
+    except AxonError as error:
+        if not as_json:
+            raise
+        line({"type": "error", **error.to_dict()})
+        raise typer.Exit(error.exit_code) from error

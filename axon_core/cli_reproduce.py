@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from axon_core.cli_data import percent
-from axon_core.cli_progress import Stop, duration, line
+from axon_core.cli_progress import Stop, duration, errors_as_lines, line
 from axon_core.cli_shared import Debug, console, examples, told
 from axon_core.cli_train import Lines
-from axon_core.errors import AxonError
 
 if TYPE_CHECKING:
     from axon_core.reproduction.cost import Data
@@ -74,7 +73,7 @@ def reproduce(
     from axon_core.reproduction.job import Job
     from axon_core.reproduction.record import Record
 
-    try:
+    with errors_as_lines(json_):
         job = Job(
             output,
             data,
@@ -98,11 +97,6 @@ def reproduce(
         if not (yes or json_ or typer.confirm("Start?")):
             raise typer.Exit
         _go(job, json_)
-    except AxonError as error:
-        if not json_:
-            raise
-        line({"type": "error", **error.to_dict()})
-        raise typer.Exit(error.exit_code) from error
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from axon_core.cli_progress import JsonLines, Screen, Silent, Stop, duration, line
+from axon_core.cli_progress import JsonLines, Screen, Silent, Stop, duration, errors_as_lines, line
 from axon_core.cli_shared import Debug, Force, Json, console, examples, told
-from axon_core.errors import AxonError, ConfigError, OutputError
+from axon_core.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from axon_core.training.estimate import Estimate
@@ -118,7 +118,7 @@ def _command(name: str, text: str) -> None:
             "min_snr": min_snr,
             "synthetic": synthetic,
         }
-        try:
+        with errors_as_lines(json_):
             import torch
 
             from axon_core.devices import resolve_device
@@ -134,11 +134,6 @@ def _command(name: str, text: str) -> None:
                 tell_estimates(stages, sources, preset, device, json_)
             else:
                 train_stages(stages, sources, output, preset, seed, device, tensorboard, json_)
-        except AxonError as error:
-            if not json_:
-                raise
-            line({"type": "error", **error.to_dict()})
-            raise typer.Exit(error.exit_code) from error
 
 
 for _name, _text in WHAT.items():
