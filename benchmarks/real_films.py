@@ -217,7 +217,7 @@ def scout_scores(data: Path, model: AxonModel, cases: Sequence[Case], args: argp
     """Scores against the CT of acrin-nsclc-fdg-pet-042, in the cube that the scout's own coordinates place.
 
     Across and along the patient the cube's middle is the point that the scout shows in its middle, at the patient's
-    depth; front to back, where one film says nothing, it is the middle of the body, as in training. Draws scout.png.
+    depth; front to back, where one film says nothing, it is where bodies lie in training. Draws scout.png.
     """
     volume = CTVolume.load(data / CT)
     fan = TUBE_MM / (TUBE_MM + volume.center_lps[1])
@@ -253,7 +253,7 @@ def scout_scores(data: Path, model: AxonModel, cases: Sequence[Case], args: argp
     best = min(lifted, key=lambda hu: float(np.square(hu[known] - truth[known]).mean()))
     found["the same, at the height where it fits the CT best"] = scores(best, truth, placed.spacing_mm, WIDE, known)
     moved = np.round(np.asarray(placed.center_lps) - np.asarray(case.grid.center_lps), 1).tolist()
-    print(f"The scout's cube lies {moved} mm (LPS) from the body's middle; {known.sum()} of its slices are known.")
+    print(f"The scout's cube lies {moved} mm (LPS) from the body's place; {known.sum()} of its slices are known.")
     save_sheet(draw_sheet(shown), args.out / "scout.png")
     return found
 

@@ -19,6 +19,7 @@ import chest_files
 from axon_core.config import load_preset
 from axon_core.data import cache, plan, prepare
 from axon_core.data.cache import CacheDataset, before_the_films, lone_films, read_films, read_hu, validation_cases
+from axon_core.data.cases import BEHIND_MIDDLE_MM
 from axon_core.data.plan import CaseEntry, Layout, Plan, Skipped, paper_parts, part_of, read_plan
 from axon_core.data.real_films import RealFilms, _on_drr, _true_to_scale
 from axon_core.drr.appearance import clinic_look
@@ -149,7 +150,7 @@ def test_what_is_no_plan_is_refused(tmp_path):
     for wrong, code in (
         (text[:-9], "plan.damaged"),
         ("[]", "plan.damaged"),
-        (text.replace("cache-1", "cache-0"), "plan.format"),
+        (text.replace("cache-2", "cache-1"), "plan.format"),
     ):
         (tmp_path / "plan.json").write_text(wrong)
         with pytest.raises(ConfigError) as caught:
@@ -295,7 +296,8 @@ def test_the_ct_is_shown_in_the_pose_of_its_films():
     moved, known = before_the_films(hu, alone)
     y = np.argwhere(moved.numpy() > -200)[:, 1]
     assert known.min() == 0, "what comes from beyond the cube is not known"
-    assert 0.5 * (y.min() + y.max()) == pytest.approx(31.5, abs=1.5)  # nobody knows its depth
+    belongs = 31.5 + BEHIND_MIDDLE_MM / grid.spacing_mm
+    assert 0.5 * (y.min() + y.max()) == pytest.approx(belongs, abs=1.5)  # nobody knows its depth
 
 
 def cast(geometry: XrayGeometry, pose: RigidPose | None = None) -> np.ndarray:

@@ -11,6 +11,9 @@ import math
 import torch
 import torch.nn.functional as F
 
+from axon_core.ctvolume import AIR_HU
+from axon_core.data.cases import BEHIND_MIDDLE_MM, BODY_HU, depth_centre
+
 EXTENT_MM = 360.0
 
 
@@ -53,17 +56,15 @@ def random_deformation(
 
 
 def centred_in_depth(deformation: torch.Tensor, volume: torch.Tensor) -> torch.Tensor:
-    """Shift a deformation along y so that the deformed body lies in the middle of the cube, front to back.
+    """Shift a deformation along y so that the deformed body lies front to back where `cases.place_case` puts a CT.
 
-    That is where `cases.place_case` puts a CT, and a frontal film cannot tell otherwise: any other place in training
-    would only blur what is predicted from one view.
+    A frontal film cannot tell otherwise: any other place in training would only blur what is predicted from one view.
     """
     step = max(1, volume.shape[0] // 32)
-    body = warp(volume, deformation[:, ::step, :, ::step], -1000.0) > -500
-    rows = body.any(0).any(-1).nonzero()
-    if len(rows) == 0:
+    body = warp(volume, deformation[:, ::step, :, ::step], AIR_HU) > BODY_HU
+    if not body.any():
         return deformation
-    middle = (float(rows[0] + rows[-1]) + 1) / volume.shape[0] - 1  # of the body in [-1, 1]
+    middle = (2 * depth_centre(body) + 1) / volume.shape[0] - 1 - 2 * BEHIND_MIDDLE_MM / EXTENT_MM  # in [-1, 1]
     along = 0.5 * (deformation[:, :, -1:] - deformation[:, :, :1]).mean((0, 1, 2, 3))  # source moved per unit of y
     return deformation + middle * along
 

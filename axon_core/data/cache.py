@@ -209,7 +209,7 @@ def _array(folder: Path, case: CaseEntry, name: str) -> np.ndarray:
 def before_the_films(hu: torch.Tensor, case: CaseEntry) -> tuple[torch.Tensor, torch.Tensor]:
     """The CT in the pose in which it casts its real films, and what is known of it, (n, n, n) each.
 
-    A single frontal film cannot tell the depth: the body is then centred, as everywhere in training.
+    A single frontal film cannot tell the depth: the body then lies as everywhere in training.
     """
     size = hu.shape[0]
     known = torch.zeros(size)
