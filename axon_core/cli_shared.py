@@ -1,10 +1,11 @@
-"""What all commands of `axon` share: options, examples with exit codes, errors told in one line, the console."""
+"""What all commands of `axon` share: options, examples with exit codes, errors told in one line, notes, the console."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -32,6 +33,7 @@ Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an earlier r
 
 def told(command: Callable[..., None]) -> Callable[..., None]:
     """Turn whatever escapes from a command into one line with advice, and the exit status."""
+    command.__annotations__ = inspect.get_annotations(command, eval_str=True)  # once: Typer alone does it four times
 
     @functools.wraps(command)
     def wrapped(*args: Any, **options: Any) -> None:
@@ -69,3 +71,11 @@ def console(stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False)
+
+
+def tell_notes(notes: Iterable[str]) -> None:
+    """Tell people what they had better know of a result."""
+    from rich.markup import escape
+
+    for text in notes:
+        console().print(f"[yellow]Note:[/] {escape(text)}", soft_wrap=True)

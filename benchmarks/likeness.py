@@ -12,7 +12,7 @@ contrast are what a film's processing makes of it; what is left of the CT (voxel
 Compared are
 
 - linear: line integrals of one energy through the prepared CT, stretched: what most DRR code gives;
-- physics: `physics.restored` and `physics.expose` (spectrum, scatter, noise, blur), the logarithm stretched;
+- physics: `blur.restored` and `physics.expose` (spectrum, scatter, noise, blur), the logarithm stretched;
 - clinic: the same with `clinic_look`;
 - random: random exposures with random looks, as in training;
 - nanodrr: that package on the CT file as it is (where nanodrr is installed).
@@ -45,16 +45,10 @@ from sklearn.preprocessing import StandardScaler
 from axon_core.ctvolume import CTVolume
 from axon_core.data.cases import place_case
 from axon_core.drr.appearance import clinic_look, random_look, stretch
-from axon_core.drr.physics import (
-    Exposure,
-    attenuation_film,
-    blur,
-    densities,
-    expose,
-    random_exposure,
-    restored,
-    voxel_sigma_mm,
-)
+from axon_core.drr.blur import blur, restored, voxel_sigma_mm
+from axon_core.drr.exposure import Exposure, random_exposure
+from axon_core.drr.materials import densities
+from axon_core.drr.physics import attenuation_film, expose
 from axon_core.drr.projector import Projector
 from axon_core.geometry import CanonicalGrid, RigidPose, XrayGeometry, XrayView
 from axon_core.intensity import hu_to_mu

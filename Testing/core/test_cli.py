@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from axon_core import SYNTHETIC_NOTICE, cli
+from axon_core import SYNTHETIC_NOTICE, cli, cli_info, cli_reconstruct
 from axon_core.config import parse_seeds
 from axon_core.ctvolume import CTVolume
 from axon_core.errors import ConfigError, DeviceError, FilmError, ModelError, OutputError, VolumeError
@@ -80,7 +80,7 @@ def test_documented_exit_codes_are_those_of_the_errors() -> None:
 
 
 def test_options_offer_what_the_job_knows() -> None:
-    assert tuple(member.value for member in cli.Format) == FORMATS
+    assert tuple(member.value for member in cli_reconstruct.Format) == FORMATS
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_bugs_are_told_in_one_line_too(monkeypatch: pytest.MonkeyPatch, tmp_path
     def broken(path: Path) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "understand", broken)
+    monkeypatch.setattr(cli_info, "understand", broken)
     done = axon("info", tmp_path)
     assert done.exit_code == 1 and "ZeroDivisionError" in done.stderr and "--debug" in done.stderr
 

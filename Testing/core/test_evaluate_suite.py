@@ -25,7 +25,8 @@ from axon_core.evaluation import figures, suite_run
 from axon_core.evaluation.compare import Comparison, Failure
 from axon_core.evaluation.render import render
 from axon_core.evaluation.suites import MAIN, SUITES, missing_rows, paper_rows, rows_of
-from axon_core.evaluation.tables import Data, Report, Table
+from axon_core.evaluation.table_formats import Table
+from axon_core.evaluation.tables import Data, Report
 from axon_core.evaluation.uncertainty import calibration
 
 

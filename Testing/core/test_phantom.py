@@ -6,17 +6,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
-from axon_core.data.phantom import (
-    LEFT,
-    RIGHT,
-    Anatomy,
-    Canvas,
-    dome_height,
-    grow_tree,
-    heart_shapes,
-    thorax,
-    tree_radii,
-)
+from axon_core.data.phantom import thorax
+from axon_core.data.phantom_body import dome_height, heart_shapes
+from axon_core.data.phantom_canvas import Canvas
+from axon_core.data.phantom_lungs import grow_tree, tree_radii
+from axon_core.data.phantom_person import LEFT, RIGHT, Anatomy
 from axon_core.errors import ConfigError
 from axon_core.geometry import CanonicalGrid
 

@@ -8,30 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from axon_core.drr import physics
+from axon_core.drr.beam import absorbed_share, beam, half_value_layer, primary, spectrum
+from axon_core.drr.blur import blur, mtf_sigma_mm, restored, spot_sigma_mm
+from axon_core.drr.exposure import IDEAL, Exposure, random_exposure
+from axon_core.drr.materials import CT_KEV, densities, mass_attenuation, volume_fractions
 from axon_core.drr.physics import (
-    IDEAL,
     SCATTER_PER_PRIMARY,
     SCATTER_SIGMA_MM,
-    Exposure,
-    absorbed_share,
     attenuation_film,
-    beam,
-    blur,
     counted,
-    densities,
     expose,
-    half_value_layer,
-    mass_attenuation,
-    mtf_sigma_mm,
-    primary,
     quanta_per_pixel,
-    random_exposure,
-    restored,
     scatter,
-    spectrum,
-    spot_sigma_mm,
-    volume_fractions,
 )
 from axon_core.errors import ConfigError
 from axon_core.geometry import XrayGeometry, XrayView
@@ -132,8 +120,8 @@ def test_densities_give_the_hu_back_at_the_cts_energy(extra):
     hu = torch.linspace(-1000, 3000, 4001, dtype=torch.float64)
     iodine = (hu > 150) & (hu < 500) if extra.get("iodine") else None
     parts = densities(hu, iodine, extra.get("metal_hu"))
-    mu = sum(part * float(mass_attenuation(name, physics.CT_KEV)) for name, part in parts.items())
-    torch.testing.assert_close(1000 * (mu / float(mass_attenuation("water", physics.CT_KEV)) - 1), hu)
+    mu = sum(part * float(mass_attenuation(name, CT_KEV)) for name, part in parts.items())
+    torch.testing.assert_close(1000 * (mu / float(mass_attenuation("water", CT_KEV)) - 1), hu)
     if extra:
         assert float(parts["iodine"][hu == 300]) == pytest.approx(0.012, rel=0.2)  # 25 HU per mg/ml at 120 kVp
         assert float(parts["iron"][hu == 2600]) > 0 and float(parts["bone"][hu == 2600]) == 0

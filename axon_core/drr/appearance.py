@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from axon_core.drr.physics import attenuation_film, blur, blur_each, scatter
+from axon_core.drr.blur import blur, blur_each
+from axon_core.drr.physics import attenuation_film, scatter
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 BODY = 0.5  # line integral above which a ray has passed the body: 2.5 cm of tissue

@@ -11,7 +11,10 @@ import torch
 from axon_core import SYNTHETIC_NOTICE, __version__
 from axon_core.ctvolume import CTVolume
 from axon_core.drr.appearance import Look
-from axon_core.drr.physics import Exposure, attenuation_film, densities, expose, restored, voxel_sigma_mm
+from axon_core.drr.blur import restored, voxel_sigma_mm
+from axon_core.drr.exposure import Exposure
+from axon_core.drr.materials import densities
+from axon_core.drr.physics import attenuation_film, expose
 from axon_core.drr.prepare import prepare_ct
 from axon_core.drr.projector import Projector
 from axon_core.errors import ConfigError

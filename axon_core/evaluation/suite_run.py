@@ -34,7 +34,8 @@ from axon_core.evaluation.compare import Comparison, Failure, Record, Settings, 
 from axon_core.evaluation.methods import Method
 from axon_core.evaluation.processes import evaluate_in_processes
 from axon_core.evaluation.suites import SUITES, is_trivial, methods_of, open_rows, rows_of
-from axon_core.evaluation.tables import Data, Report, Table, scores_csv
+from axon_core.evaluation.table_formats import Table
+from axon_core.evaluation.tables import Data, Report, scores_csv
 from axon_core.evaluation.uncertainty import Calibration
 from axon_core.files import atomic_file
 from axon_core.pipeline import PRESETS

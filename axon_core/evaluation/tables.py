@@ -1,14 +1,10 @@
-"""From the records of a comparison to tables, and from tables to Markdown, HTML and CSV."""
+"""From the records of a comparison to the tables of its report, and to CSV."""
 
 from __future__ import annotations
 
-import csv
-import html
-import io
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +14,7 @@ from axon_core.evaluation.methods import FACTS, NOT_STATED
 from axon_core.evaluation.scores import METRICS
 from axon_core.evaluation.statistics import table as estimates
 from axon_core.evaluation.suites import MAIN, PaperRow, Row, missing_rows, paper_rows
+from axon_core.evaluation.table_formats import Table, as_csv, fact, interval, mean_sd, number
 from axon_core.evaluation.uncertainty import KS
 from axon_core.intensity import WINDOWS
 
@@ -25,55 +22,6 @@ NOT_GIVEN = "not given"
 SECOND = ("edges", "spectrum", "SSIM zero-padded", "SSIM slice-wise", "PSNR X2CT")
 TISSUE = ("MAE body", "MAE lung", "MAE bone", "lung volume error", "NCC frontal", "NCC lateral")
 COMPARED = ("MAE", "PSNR", "SSIM")  # whose intervals and differences are printed
-
-
-@dataclass
-class Table:
-    """One table of a report.
-
-    Attributes:
-        title: above it.
-        header: of its columns.
-        rows: cells as text.
-        kinds: of each row: "measured", "paper" or "missing".
-        notes: sentences below it.
-    """
-
-    title: str
-    header: list[str]
-    rows: list[list[str]] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def add(self, cells: Iterable[Any], kind: str = "measured") -> None:
-        """Append a row."""
-        self.rows.append([str(cell) for cell in cells])
-        self.kinds.append(kind)
-
-    def markdown(self) -> str:
-        """As GitHub shows it."""
-        lines = [f"## {self.title}", ""]
-        if self.rows:
-            marks = [" --- " if column < 2 else " ---: " for column in range(len(self.header))]
-            body = [[cell.replace("|", "\\|") for cell in row] for row in (self.header, *self.rows)]
-            lines += [f"| {' | '.join(body[0])} |", f"|{'|'.join(marks)}|"]
-            lines += [f"| {' | '.join(row)} |" for row in body[1:]]
-            lines.append("")
-        lines += [f"{note}\n" for note in self.notes]
-        return "\n".join(lines)
-
-    def html(self) -> str:
-        """A section of a page."""
-        parts = [f"<h2>{html.escape(self.title)}</h2>"]
-        if self.rows:
-            head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.header)
-            body = "".join(
-                f'<tr class="{kind}">' + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-                for row, kind in zip(self.rows, self.kinds, strict=True)
-            )
-            parts.append(f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>')
-        parts += [f"<p>{html.escape(note)}</p>" for note in self.notes]
-        return "".join(parts)
 
 
 @dataclass(frozen=True)
@@ -206,7 +154,7 @@ class Report:
         row = self.rows[label, views]
         record = self.first[self.of[label], views]
         n = row.get("MAE", {}).get("n", 0)
-        cells = [_mean_sd(row.get(name + suffix), METRICS[name].digits) for name in MAIN]
+        cells = [mean_sd(row.get(name + suffix), METRICS[name].digits) for name in MAIN]
         table.add([label, "measured", self._films(label, views), f"{record['size']}³", n, *cells])
 
     def _printed(self, table: Table, line: PaperRow) -> None:
@@ -222,9 +170,9 @@ class Report:
             cells: list[Any] = [label, self._films(label, views)]
             for name in COMPARED:
                 digits, found = METRICS[name].digits, row.get(name, {})
-                cells.append(_interval(found, digits))
+                cells.append(interval(found, digits))
                 difference = found.get("difference")
-                cells += [_interval(difference, digits), f"{difference['p']:.3f}"] if difference else ["", ""]
+                cells += [interval(difference, digits), f"{difference['p']:.3f}"] if difference else ["", ""]
             table.add(cells)
         table.notes.append(
             "Bootstrap over patients, 10,000 draws, the interval expanded for few patients (Hesterberg 2015); of two "
@@ -238,7 +186,7 @@ class Report:
         table = Table(title, ["method", "films", *map(_head, shown)])
         for label, views in self.shown:
             row = self.rows[label, views]
-            cells = (_mean_sd(row.get(name), METRICS[name].digits) for name in shown)
+            cells = (mean_sd(row.get(name), METRICS[name].digits) for name in shown)
             table.add([label, self._films(label, views), *cells])
         ceilings: dict[str, list[float]] = {}
         for record in self.first.values():
@@ -282,7 +230,7 @@ class Report:
             films = ", ".join(f"{count} {what}" for what, count in shown.items())
             seeds = ", ".join(map(str, record["seeds"])) if record["random"] else "-"
             facts = record["facts"]
-            told = [_fact(facts.get(name, NOT_STATED)) for name in FACTS]
+            told = [fact(facts.get(name, NOT_STATED)) for name in FACTS]
             table.add(
                 [
                     label,
@@ -358,10 +306,10 @@ class Report:
                 **record["facts"],
             }
             for name, found in row.items():
-                line |= {f"{name} {key}": _number(found[key]) for key in keys}
+                line |= {f"{name} {key}": number(found[key]) for key in keys}
                 if difference := found.get("difference"):
                     told = (difference["mean"], difference["low"], difference["high"], difference["p"])
-                    line |= {f"{name} {key}": _number(value) for key, value in zip(extra, told, strict=True)}
+                    line |= {f"{name} {key}": number(value) for key, value in zip(extra, told, strict=True)}
             lines.append(line)
         for paper in paper_rows(self.suite):
             line = {"method": paper.method, "from": "paper", "row": paper.row, "films": paper.views}
@@ -369,7 +317,7 @@ class Report:
             for name, (mean, sd) in paper.values.items():
                 line |= {f"{name} mean": mean, f"{name} sd": sd}
             lines.append(line)
-        return _csv(header, lines)
+        return as_csv(header, lines)
 
 
 def scores_csv(comparison: Comparison) -> str:
@@ -382,39 +330,9 @@ def scores_csv(comparison: Comparison) -> str:
         if record["mean"] is not None:
             lines.append({**told, "seed": "mean", **record["mean"]})
     names = list(dict.fromkeys(name for line in lines for name in line))
-    return _csv(names or ["case"], lines)
-
-
-def _csv(header: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, header, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return stream.getvalue()
+    return as_csv(names or ["case"], lines)
 
 
 def _head(name: str) -> str:
     metric = METRICS[name]
     return f"{name} [{metric.unit}]" if metric.unit else name
-
-
-def _mean_sd(found: Mapping[str, Any] | None, digits: int) -> str:
-    if found is None:
-        return "-"
-    sd = "" if math.isnan(found["sd"]) else f" ± {found['sd']:.{digits}f}"
-    return f"{found['mean']:.{digits}f}{sd}"
-
-
-def _interval(found: Mapping[str, Any] | None, digits: int) -> str:
-    if not found:
-        return "-"
-    ends = "" if math.isnan(found["low"]) else f" [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
-    return f"{found['mean']:.{digits}f}{ends}"
-
-
-def _fact(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6g}"
