@@ -19,6 +19,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+HINTS = ("coarse", "films")
+
 T = TypeVar("T")
 
 
@@ -78,11 +80,31 @@ class DiffusionConfig:
         prediction: what the network predicts, "epsilon" or "v".
         zero_terminal: whether the schedule ends in pure noise.
         times: of a distilled network, the decreasing indices at which it is evaluated; empty: any times.
+        hint: what steers it: the "coarse" volume, or the "films" repeated along their rays.
+        clamp: keep the predicted CT within [-1, 1] at every step of sampling; the paper does not.
     """
 
     prediction: str = "epsilon"
     zero_terminal: bool = False
     times: tuple[int, ...] = ()
+    hint: str = "coarse"
+    clamp: bool = False
+
+    def __post_init__(self) -> None:
+        if self.hint not in HINTS:
+            raise ConfigError(
+                "config.hint", f"FineDiff cannot be steered by {self.hint!r}.", f"Use one of {', '.join(HINTS)}."
+            )
+
+    @property
+    def from_noise(self) -> bool:
+        """Whether sampling starts from noise alone: repeated films are no coarse volume to start from."""
+        return self.hint == "films"
+
+    def described(self) -> str:
+        """For people: by what FineDiff is steered, and whether its steps are clamped."""
+        steered = {"coarse": "steered by the coarse volume", "films": "steered by the repeated films, from noise alone"}
+        return steered[self.hint] + ", clamped at every step" * self.clamp
 
 
 @dataclass(frozen=True)

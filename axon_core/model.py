@@ -26,6 +26,7 @@ from axon_core.config import ModelConfig, from_dict, load_preset
 from axon_core.diffusion import bridge, gaussian
 from axon_core.errors import ModelError
 from axon_core.nets.encoder import FilmToVolume
+from axon_core.nets.rays import mean_of_repeated
 from axon_core.nets.srnet import SRNet
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class AxonModel:
 
     @cached_property
     def control(self) -> ControlNet3d:
-        """ControlNet on the coarse volume."""
+        """ControlNet on the coarse volume or on the repeated films, see `fine_hint`."""
         from axon_core.nets.unet import ControlNet3d
 
         return self._built("control", ControlNet3d(self.config.fine))
@@ -183,12 +184,23 @@ class AxonModel:
         residual = x - y
         return y + c_skip * residual + c_out * self.coarse(torch.cat([c_in * residual, y], 1), time)
 
+    def fine_hint(self, films: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+        """What steers FineDiff: `coarse` (B, 1, n, n, n), or the films (B, V, p, p) repeated along their rays."""
+        return mean_of_repeated(films, self.config.size) if self.config.diffusion.hint == "films" else coarse
+
+    def fine_start(self, hint: torch.Tensor, t: int, noise: torch.Tensor) -> torch.Tensor:
+        """Where sampling starts at the integer time t: the coarse volume in noise, or noise alone."""
+        if self.config.diffusion.from_noise:
+            return noise
+        return gaussian.add_noise(hint, self.alphas[t].to(hint.device, hint.dtype), noise)
+
     def fine_x0(self, x: torch.Tensor, t: torch.Tensor, hint: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
-        """FineDiff's prediction of the CT from the noisy x, steered by the coarse volume; t is (B,) integer times."""
+        """FineDiff's prediction of the CT from the noisy x, steered by the hint; t is (B,) integer times."""
         alpha = self.alphas[t.cpu()].to(x.device, x.dtype).view(-1, 1, 1, 1, 1)
         time = t.to(x.device, x.dtype)
         output = self.prior(x, time, self.control(x, time, hint, strength))
-        return gaussian.predict_x0(x, alpha, output, self.config.diffusion.prediction)
+        x0 = gaussian.predict_x0(x, alpha, output, self.config.diffusion.prediction)
+        return x0.clamp(-1, 1) if self.config.diffusion.clamp else x0
 
     @cached_property
     def alphas(self) -> torch.Tensor:

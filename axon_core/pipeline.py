@@ -39,7 +39,8 @@ class Quality:
         bridge_steps: network evaluations of the bridge.
         rho: spacing of the bridge's times.
         fine_steps: network evaluations of FineDiff.
-        fine_start: share of FineDiff's times that is run; below 1 it starts from the noised coarse volume.
+        fine_start: share of FineDiff's times that is run; below 1 it starts from the noised coarse volume. Where the
+            films themselves are the hint, all times are run.
         everything: run every trained stage, not only those that proved better than the stage before.
         first_only: stop at F(x).
     """
@@ -180,6 +181,7 @@ def reconstruct(
         "stages": list(stages),
         "steps": _of({COARSE: len(run.times), FINE: len(run.fine_times)}, stages),
         "eta": _of({COARSE: bridge_eta(model), FINE: 0.0}, stages),
+        "hint": _of({FINE: model.config.diffusion.hint}, stages),
         "window": {
             "name": model.config.hu_window.name,
             "low": model.config.hu_window.low,
@@ -273,7 +275,8 @@ def bridge_times(model: AxonModel, quality: Quality) -> list[float]:
 
 def fine_times(model: AxonModel, quality: Quality) -> list[int]:
     """Index of each evaluation of FineDiff's networks."""
-    return list(model.config.diffusion.times) or gaussian.times(quality.fine_steps, quality.fine_start)
+    c = model.config.diffusion
+    return list(c.times) or gaussian.times(quality.fine_steps, 1.0 if c.from_noise else quality.fine_start)
 
 
 def bridge_eta(model: AxonModel) -> float:
@@ -340,7 +343,8 @@ class _Run:
         # not inference_mode: networks first used here can still be trained
         with torch.no_grad(), autocast(self.model.device):
             self.report("films", None)
-            ends = self.endpoint(films)
+            shown = torch.from_numpy(np.stack([film.image for film in films.values()])[None]).to(self.model.device)
+            ends = self.endpoint(shown)
             y = ends.mean
             volumes = {ENDPOINT: y}
             std = ends.std if ends.count > 1 else None
@@ -350,7 +354,7 @@ class _Run:
                     noise = SeededNoise([seed])
                     sample = self.coarse(y, noise, coarse, index) if self.use_coarse else y
                     if self.use_fine:
-                        self.fine(sample, noise, fine, index)
+                        self.fine(self.model.fine_hint(shown, sample), noise, fine, index)
                 for stage, moments in ((COARSE, coarse), (FINE, fine)):
                     if moments.count:
                         volumes[stage] = moments.mean
@@ -365,13 +369,12 @@ class _Run:
             spread = CTVolume.from_grid(hu, self.model.config.grid)
         return {stage: self.volume(volume) for stage, volume in volumes.items()}, spread
 
-    def endpoint(self, films: dict[str, StandardFilm]) -> Moments:
-        """F(x), once or, where it is drawn at random, of each seed."""
+    def endpoint(self, films: torch.Tensor) -> Moments:
+        """F(x) of (1, V, p, p), once or, where it is drawn at random, of each seed."""
         started = time.perf_counter()
-        stack = torch.from_numpy(np.stack([film.image for film in films.values()])[None]).to(self.model.device)
         moments = Moments()
         for seed in self.seeds if self.model.random_endpoint else self.seeds[:1]:
-            moments.add(self.model.endpoint(stack, SeededNoise([seed])).float())
+            moments.add(self.model.endpoint(films, SeededNoise([seed])).float())
             self.done(ENDPOINT, started, moments.mean)
         return moments
 
@@ -405,8 +408,7 @@ class _Run:
             self.spent += self.COSTS[FINE]
             self.report(FINE, state.x0 if index == 0 else None)
 
-        alpha = self.model.alphas[self.fine_times[0]].to(hint.dtype)
-        start = gaussian.add_noise(hint, alpha, noise(hint))
+        start = self.model.fine_start(hint, self.fine_times[0], noise(hint))
         moments.add(sample_ddim(denoise, start, self.fine_times, self.model.alphas, 0.0, noise, step).clamp(-1, 1))
         self.timings[FINE] = self.timings.get(FINE, 0.0) + self.since(started)
 

@@ -119,12 +119,9 @@ def train_method(method: str, pool: PairPool, args: argparse.Namespace) -> AxonM
     )
     for name, share in SHARES[method].items():
         plain = presets.get(name, StageSettings(steps=1, lr=8e-4, ema=0.99))
-        steps = max(2, round(args.tflop * share / tflop_of_step(method, name, plain)))
-        settings = changed(plain, steps=steps, batch=BATCH, warmup=max(1, min(plain.warmup, steps // 10)))
+        settings = within(args.tflop * share, method, name, plain)
         if name == "coarse":
-            sigma = round(residual_sd(model.to(args.device), pool), 4)
-            bridge = dataclasses.replace(model.config.bridge, sigma=sigma, s=round(2 * sigma**2, 5))
-            model.config = dataclasses.replace(model.config, bridge=bridge)
+            span_bridge(model.to(args.device), pool)
         model.card = ModelCard(stages=("endpoint", "coarse") if name == "control" else ())
         stage: Stage = new_stage(model, name, settings, args.seed) if presets else STAGES[name](model, settings)  # type: ignore[arg-type]
         fabric = make_fabric("auto", args.device)
@@ -132,6 +129,19 @@ def train_method(method: str, pool: PairPool, args: argparse.Namespace) -> AxonM
     if method in SAMPLED:
         model.card = ModelCard(stages=("endpoint", *SAMPLED[method]))
     return model.to(args.device)
+
+
+def within(tflop: float, method: str, stage: str, settings: StageSettings) -> StageSettings:
+    """As many steps as the budget pays for."""
+    steps = max(2, round(tflop / tflop_of_step(method, stage, settings)))
+    return changed(settings, steps=steps, batch=BATCH, warmup=max(1, min(settings.warmup, steps // 10)))
+
+
+def span_bridge(model: AxonModel, pool: PairPool) -> None:
+    """Build the bridge on the measured spread of Y - F(x)."""
+    sigma = round(residual_sd(model, pool), 4)
+    bridge = dataclasses.replace(model.config.bridge, sigma=sigma, s=round(2 * sigma**2, 5))
+    model.config = dataclasses.replace(model.config, bridge=bridge)
 
 
 def tflop_of_step(method: str, stage: str, settings: StageSettings) -> float:
@@ -177,10 +187,15 @@ def train_all(args: argparse.Namespace) -> None:
             rows = judge_trivial(pool, subjects, args, facts)
         else:
             rows = judge_trained(method, train_method(method, pool, args), subjects, args, facts)
-        for row in rows:
-            row["wall_s"] = round(time.monotonic() - begun, 1)
-        with atomic_file(path, overwrite=True) as temporary:
-            temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_rows(path, rows, begun)
+
+
+def write_rows(path: Path, rows: list[dict], begun: float) -> None:
+    """Write the rows of a method, with the seconds since it was begun."""
+    for row in rows:
+        row["wall_s"] = round(time.monotonic() - begun, 1)
+    with atomic_file(path, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 def judge_trained(

@@ -14,7 +14,6 @@ from torch import nn
 
 from axon_core.baselines import x2ct_gan, xray2ctpa
 from axon_core.baselines.models import BaselineModel, new_baseline, open_model
-from axon_core.baselines.parts import repeat_along_ray, repeated_films
 from axon_core.baselines.predict import chosen_stages, is_random, predict, predict_mean
 from axon_core.baselines.registry import BASELINES, load_sizes
 from axon_core.baselines.run import estimate_baseline, new_stage, stage_settings
@@ -25,6 +24,7 @@ from axon_core.diffusion.sampling import SeededNoise
 from axon_core.errors import ConfigError, ModelError
 from axon_core.geometry import CanonicalGrid
 from axon_core.model import AxonModel, ModelCard, inspect
+from axon_core.nets.rays import repeat_along_ray, repeated_films
 from axon_core.pipeline import autocast
 from axon_core.training.draws import Draws
 from axon_core.training.estimate import estimate

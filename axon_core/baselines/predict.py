@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 
-from axon_core.diffusion import gaussian
 from axon_core.diffusion.sampling import SeededNoise, sample_bridge, sample_ddim
 from axon_core.errors import ConfigError, ModelError
 from axon_core.model import AxonModel
@@ -60,7 +59,7 @@ def predict(
         if COARSE in chosen:
             volume = _bridge(model, volume, noise, quality)
         if FINE in chosen:
-            volume = _fine(model, volume, noise, quality)
+            volume = _fine(model, model.fine_hint(films, volume), noise, quality)
         if SUPER in chosen:
             volume = model.super_resolve(volume).float()
     return volume.clamp(-1, 1)
@@ -119,5 +118,5 @@ def _fine(model: AxonModel, hint: torch.Tensor, noise: SeededNoise, quality: Qua
         return model.fine_x0(x, torch.full((len(x),), int(t)), hint).float()
 
     times = fine_times(model, quality)
-    start = gaussian.add_noise(hint, model.alphas[times[0]].to(hint.dtype), noise(hint))
+    start = model.fine_start(hint, times[0], noise(hint))
     return sample_ddim(denoise, start, times, model.alphas, 0.0, noise).clamp(-1, 1)

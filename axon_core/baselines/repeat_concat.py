@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from axon_core.baselines.parts import repeated_films
 from axon_core.config import ModelConfig, UNetConfig
+from axon_core.nets.rays import repeated_films
 from axon_core.nets.unet import UNet3d
 from axon_core.training.draws import Draws
 from axon_core.training.stages import Batch, EndpointStage, Loss, drop_views, weighted_mean

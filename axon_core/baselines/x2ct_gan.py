@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from axon_core.baselines.parts import repeat_along_ray, repeated_films
 from axon_core.config import ModelConfig
 from axon_core.model import AxonModel
 from axon_core.nets.encoder import lift
 from axon_core.nets.parts import unfold
+from axon_core.nets.rays import repeat_along_ray, repeated_films
 from axon_core.training.draws import Draws
 from axon_core.training.settings import StageSettings
 from axon_core.training.stages import Batch, EndpointStage, Loss, drop_views, weighted_mean

@@ -92,11 +92,15 @@ class ModelMethod:
         first = "F(x)" if model.method == "axon" else "network"
         if model.random_endpoint:  # a baseline that draws samples itself
             steps, eta = {first: model.sizes.steps, **steps}, {first: 0.0, **eta}  # type: ignore[attr-defined]
-        random = [stage for stage in (first, *self.run) if stage in steps]
-        parts = [name for stage in ("endpoint", *self.run) for name in PARTS[stage]]
+        made, stages = (first, *self.run), ("endpoint", *self.run)
+        if FINE in self.run and model.config.diffusion.from_noise:  # what comes before FineDiff leaves no trace
+            stages = self.run[self.run.index(FINE) :]
+            made = ("films", *stages)
+        random = [stage for stage in made if stage in steps]
+        parts = [name for stage in stages for name in PARTS[stage]]
         flop = TRAINING_FLOP.search(" ".join((model.card.title, model.card.data, model.card.notes)))
         return {
-            "stages": " + ".join((first, *self.run, *(["trilinear x2"] if self.enlarged else []))),
+            "stages": " + ".join((*made, *(["trilinear x2"] if self.enlarged else []))),
             "steps": ", ".join(f"{stage} {steps[stage]}" for stage in random) or "1",
             "eta": ", ".join(f"{stage} {eta[stage]:g}" for stage in random) or "-",
             "window": f"{self.window.name} [{self.window.low:g}, {self.window.high:g}]",

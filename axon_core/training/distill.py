@@ -140,10 +140,10 @@ class BridgeStudent(Student):
 
 
 class FineStudent(Student):
-    """FineDiff in a few steps from the noised coarse volume; prior and ControlNet learn together.
+    """FineDiff in a few steps; prior and ControlNet learn together.
 
-    At its first time the state is the noised hint, as in use; at the others the noised truth. The squared error of x0
-    is weighed by SNR + 1, which makes it that of v.
+    At its first time the state is the `fine_start` of the model, as in use; at the others the noised truth. The squared
+    error of x0 is weighed by SNR + 1, which makes it that of v.
     """
 
     learns = "control"
@@ -152,7 +152,7 @@ class FineStudent(Student):
 
     @staticmethod
     def distilled(config: ModelConfig, steps: int) -> ModelConfig:
-        times = tuple(gaussian.times(steps, Quality().fine_start))
+        times = tuple(gaussian.times(steps, 1.0 if config.diffusion.from_noise else Quality().fine_start))
         return dataclasses.replace(config, diffusion=dataclasses.replace(config.diffusion, times=times))
 
     @staticmethod
@@ -169,7 +169,8 @@ class FineStudent(Student):
 
         alpha = torch.tensor(alphas[int(first)], device=x0.device)
         hint = offered_hint(self.model, films, draws)
-        x = gaussian.add_noise(x0 if number else hint, alpha, draws.noise(x0))
+        noise = draws.noise(x0)
+        x = gaussian.add_noise(x0, alpha, noise) if number else self.model.fine_start(hint, int(first), noise)
         times = [last + t for t in gaussian.times(self.substeps, total=int(first - last) + 1)] + [last]
         with torch.no_grad():
             target = landing(fine_denoiser(self.model, hint), stride, x, times)
@@ -178,8 +179,9 @@ class FineStudent(Student):
         return Loss(weighted_mean(error**2, weight) / (1 - alpha), time)
 
     def volume(self, batch: Batch, draws: Draws) -> torch.Tensor:
-        hint, times = self.model.endpoint(batch[0][:, :1]).float(), [int(t) for t in self.times]
-        start = gaussian.add_noise(hint, self.model.alphas[times[0]].to(hint.device, hint.dtype), draws.noise(hint))
+        films, times = batch[0][:, :1], [int(t) for t in self.times]
+        hint = self.model.fine_hint(films, self.model.endpoint(films).float())
+        start = self.model.fine_start(hint, times[0], draws.noise(hint))
         return sample_ddim(fine_denoiser(self.student, hint), start, times, self.model.alphas, 0.0, draws.noise)
 
 

@@ -243,6 +243,7 @@ def _card_text(info: ModelInfo, curves: bool) -> str:
         "runs by default": ", ".join(card.default_stages),
         "grid": f"{info.config.size}³, {info.config.extent_mm:g} mm",
         "window": info.config.window,
+        **({"FineDiff": info.config.diffusion.described()} if "fine" in card.stages else {}),
         "trained on": card.data or "not stated",
         "licence": card.licence or "not stated",
         "notes": card.notes or "none",

@@ -35,6 +35,7 @@ class StageSettings:
         recompute: compute activations again in the backward pass instead of keeping them: less memory, a third slower.
         validate: steps between two validations.
         min_snr: gamma of the min-SNR weights of the prior and of FineDiff (Hang et al., ICCV 2023); 0: equal weights.
+        edge: weight of the bridge's edge loss, beside its squared error; 0 is the paper's choice.
         synthetic: share of coarse volumes among the inputs of super-resolution; 0 is the paper's "without synthetic".
         student_steps: network evaluations of a distilled student, for all its way.
         teacher_steps: of the walk of its teacher that it learns.
@@ -57,6 +58,7 @@ class StageSettings:
     recompute: bool = False
     validate: int = 500
     min_snr: float = 0.0
+    edge: float = 0.0
     synthetic: float = 0.5
     student_steps: int = 2
     teacher_steps: int = 8
@@ -74,6 +76,8 @@ class StageSettings:
         for name in ("batch", "lr", "final", "clip", "validate", "student_steps", "teacher_steps"):
             if not getattr(self, name) > 0:
                 refuse(name, "It must be positive.")
+        if not self.edge >= 0:
+            refuse("edge", "It must be 0 or more.")
         for name in ("ema", "synthetic"):
             if not 0 <= getattr(self, name) <= 1:
                 refuse(name, "It must lie between 0 and 1.")

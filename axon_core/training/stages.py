@@ -18,6 +18,8 @@ from torch import nn
 from axon_core.diffusion import bridge, gaussian
 from axon_core.diffusion.sampling import SeededNoise, sample_bridge, sample_ddim
 from axon_core.model import AxonModel
+from axon_core.nets.rays import mean_of_repeated
+from axon_core.pipeline import Quality, fine_times
 from axon_core.training.draws import Draws
 from axon_core.training.settings import StageSettings
 
@@ -37,7 +39,7 @@ class Stage(nn.Module):
     Attributes:
         model: all networks; those that are not `trained` stay as they are.
         trained: the network that learns.
-        settings: min_snr and synthetic are read here.
+        settings: min_snr, edge and synthetic are read here.
     """
 
     learns = ""  # attribute of the model that is `trained`
@@ -61,6 +63,19 @@ class Stage(nn.Module):
 def weighted_mean(error: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """(B,): mean over each sample's voxels, each with its weight."""
     return (error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1e-6)
+
+
+def edge_error(error: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """(B,): mean |gradient| of an error (B, 1, n, n, n) along the three axes, between neighbours.
+
+    Gradients are linear: that of x0 - Y is how far the edges of x0 are from those of Y. A pair of voxels has the lower
+    of their weights.
+    """
+    steps = []
+    for axis in (-3, -2, -1):
+        pairs = weight.unfold(axis, 2, 1).amin(-1)
+        steps.append(weighted_mean(error.diff(dim=axis).abs(), pairs))
+    return torch.stack(steps).mean(0)
 
 
 def drop_views(films: torch.Tensor, draws: Draws, probability: float = 0.65) -> torch.Tensor:
@@ -97,7 +112,8 @@ class BridgeStage(Stage):
     """The bridge between Y and a frozen F(x), paper Eq. 3 as prediction of x0.
 
     The squared error of x0 is divided by c_out^2, which makes it the error of a unit-variance target at every m. A
-    fifth of the draws sit at m = 1, where sampling starts.
+    fifth of the draws sit at m = 1, where sampling starts. `settings.edge` adds so many times the `edge_error` of x0,
+    in the units of x0 at every m.
     """
 
     learns = "coarse"
@@ -113,9 +129,11 @@ class BridgeStage(Stage):
         m = time.view(-1, 1, 1, 1, 1)
         x = bridge.forward(x0, y, m, c.s, draws.noise(x0))
         error = self.model.bridge_x0(x, m, y).float() - x0
-        if c.sigma:
-            error = error / bridge.preconditioning(m, c.s, c.sigma)[1]
-        return Loss(weighted_mean(error**2, weight), time)
+        scale = bridge.preconditioning(m, c.s, c.sigma)[1] if c.sigma else 1.0
+        values = weighted_mean((error / scale) ** 2, weight)
+        if self.settings.edge:
+            values = values + self.settings.edge * edge_error(error, weight)
+        return Loss(values, time)
 
     def volume(self, batch: Batch, draws: Draws) -> torch.Tensor:
         return bridge_sample(self.model, self.model.endpoint(batch[0][:, :1]).float(), 8, draws)
@@ -145,7 +163,7 @@ class PriorStage(Stage):
 
 
 class ControlStage(Stage):
-    """ControlNet on the coarse volume, the prior frozen; gradients flow through the prior's decoder.
+    """ControlNet on the coarse volume or on the films, the prior frozen; gradients flow through the prior's decoder.
 
     It starts as the prior's encoder behind convolutions of zeros.
     """
@@ -166,14 +184,14 @@ class ControlStage(Stage):
         return Loss(importance * weighted_mean(error**2, weight), t / len(self.model.alphas))
 
     def volume(self, batch: Batch, draws: Draws) -> torch.Tensor:
-        """As the pipeline does: from the noised F(x)."""
-        model, times = self.model, gaussian.times(12, 0.4)
-        hint = model.endpoint(batch[0][:, :1]).float()
+        """As the pipeline does: from the noised F(x), or from noise where the films are the hint."""
+        model, times, films = self.model, fine_times(self.model, Quality()), batch[0][:, :1]
+        hint = model.fine_hint(films, model.endpoint(films).float())
 
         def denoise(x: torch.Tensor, t: float) -> torch.Tensor:
             return model.fine_x0(x, torch.full((len(x),), int(t)), hint).float()
 
-        start = gaussian.add_noise(hint, model.alphas[times[0]].to(hint.dtype), draws.noise(hint))
+        start = model.fine_start(hint, times[0], draws.noise(hint))
         return sample_ddim(denoise, start, times, model.alphas, 0.0, draws.noise)
 
 
@@ -226,12 +244,15 @@ STAGES: dict[str, type[Stage]] = {  # in the order of training
 
 @torch.no_grad()
 def offered_hint(model: AxonModel, films: torch.Tensor, draws: Draws) -> torch.Tensor:
-    """What inference offers FineDiff: F(x) or a short bridge sample, from one view or two, slightly degraded.
+    """What inference offers FineDiff, from one view or two: F(x) or a short bridge sample, slightly degraded; or films.
 
     For the coarse volumes of training chests are better than those of new ones (exposure bias; Ho et al., Cascaded
-    Diffusion Models, 2022).
+    Diffusion Models, 2022). Films are not.
     """
-    hint = coarse_volume(model, drop_views(films, draws), draws)
+    films = drop_views(films, draws)
+    if model.config.diffusion.hint == "films":
+        return mean_of_repeated(films, model.config.size)
+    hint = coarse_volume(model, films, draws)
     if draws.number() < 0.5:
         hint = F.avg_pool3d(hint, 3, 1, 1, count_include_pad=False)
     return hint + 0.05 * draws.number() * draws.noise(hint)
