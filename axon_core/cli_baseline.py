@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,12 +25,14 @@ from axon_core.cli_train import (
     Rate,
     Run,
     Seed,
-    Sources,
     Steps,
     Threads,
     tell_estimates,
     train_stages,
 )
+
+if TYPE_CHECKING:
+    from axon_core.training.chain import RunData
 
 
 def register(app: typer.Typer) -> None:
@@ -82,34 +84,36 @@ def baseline(
         import torch
 
         from axon_core.baselines.run import stage_settings
+        from axon_core.config import load_preset
         from axon_core.devices import resolve_device
+        from axon_core.training.chain import RunData
         from axon_core.training.settings import changed
 
         if threads:
             torch.set_num_threads(threads)
         stages = {stage: changed(own, **changes) for stage, own in stage_settings(name, preset).items()}
         on = resolve_device(device) if stages else "cpu"
-        sources = Sources(data, None, held_out, preset, kept, seed, device=on)
+        source = RunData(data, load_preset(preset), on, seed, kept, held_out=held_out)
         if not stages:
-            _fit(name, sources, output, preset, seed, dry_run, json_)
+            _fit(name, source, output, preset, dry_run, json_)
         elif dry_run:
-            tell_estimates(stages, sources, preset, device, json_, baseline=name)
+            tell_estimates(stages, source, preset, json_, baseline=name)
         else:
-            train_stages(stages, sources, output, preset, seed, device, tensorboard, json_, baseline=name)
+            train_stages(stages, source, output, preset, tensorboard, json_, baseline=name)
 
 
-def _fit(name: str, sources: Sources, run: Path, preset: str, seed: int, dry_run: bool, as_json: bool) -> None:
+def _fit(name: str, data: RunData, run: Path, preset: str, dry_run: bool, as_json: bool) -> None:
     """A baseline without steps: one pass over some items."""
     from axon_core.baselines.registry import load_sizes
     from axon_core.baselines.run import FIT, begin_baseline, fit_baseline
 
-    source = sources.of(FIT)
+    source = data.open([FIT])[FIT]
     facts: dict[str, Any] = {"parameters": 0, "flop": 0, "items": load_sizes(name, preset).items}
     if dry_run:
         told_facts = f"{name}: no parameters, no training FLOP; one pass over {facts['items']} items"
         line({"type": "estimate", **facts}) if as_json else print(told_facts)
         return
-    begin_baseline(run, name, preset, [source.facts], seed)
+    begin_baseline(run, name, preset, [source.facts], data.seed)
     fit_baseline(name, preset, run, source.dataset)
     next_ = f"{run}: {name} fitted. Next: axon train export {run} -o FOLDER"
     line({"type": "result", "run": str(run), "stages": [FIT]}) if as_json else print(next_)

@@ -22,7 +22,6 @@ from axon_core.cli_train import (
     Rate,
     Run,
     Seed,
-    Sources,
     Steps,
     Threads,
     tell_estimates,
@@ -74,7 +73,9 @@ def distill(
     with errors_as_lines(json_):
         import torch
 
+        from axon_core.config import load_preset
         from axon_core.devices import resolve_device
+        from axon_core.training.chain import RunData
         from axon_core.training.run import run_preset
         from axon_core.training.settings import changed, load_settings
 
@@ -87,8 +88,8 @@ def distill(
         ways = {"student_steps": steps_student, "teacher_steps": steps_teacher}
         name = STUDENT_OF[of]
         stages = {name: changed(load_settings(preset, name), **changes, **ways)}
-        sources = Sources(data, None, held_out, preset, kept, seed, device=resolve_device(device))
+        source = RunData(data, load_preset(preset), resolve_device(device), seed, kept, held_out=held_out)
         if dry_run:
-            tell_estimates(stages, sources, preset, device, json_)
+            tell_estimates(stages, source, preset, json_)
         else:
-            train_stages(stages, sources, output, preset, seed, device, tensorboard, json_)
+            train_stages(stages, source, output, preset, tensorboard, json_)

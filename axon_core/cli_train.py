@@ -14,7 +14,7 @@ from axon_core.cli_shared import Debug, Force, Json, console, examples, told
 from axon_core.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from axon_core.training.estimate import Estimate
+    from axon_core.training.chain import RunData
     from axon_core.training.settings import StageSettings
 
 app = typer.Typer(
@@ -121,19 +121,21 @@ def _command(name: str, text: str) -> None:
         with errors_as_lines(json_):
             import torch
 
+            from axon_core.config import load_preset
             from axon_core.devices import resolve_device
+            from axon_core.training.chain import RunData
             from axon_core.training.run import COMMANDS
             from axon_core.training.settings import changed, load_settings
 
             if threads:
                 torch.set_num_threads(threads)
             stages = {stage: changed(load_settings(preset, stage), **changes) for stage in COMMANDS[name]}
-            on = resolve_device(device)
-            sources = Sources(data, sr_data, held_out, preset, kept, seed, phantoms, anatomy, findings, on)
+            on, config = resolve_device(device), load_preset(preset)
+            source = RunData(data, config, on, seed, kept, phantoms, anatomy, findings, held_out, sr_data)
             if dry_run:
-                tell_estimates(stages, sources, preset, device, json_)
+                tell_estimates(stages, source, preset, json_)
             else:
-                train_stages(stages, sources, output, preset, seed, device, tensorboard, json_)
+                train_stages(stages, source, output, preset, tensorboard, json_)
 
 
 for _name, _text in WHAT.items():
@@ -143,56 +145,11 @@ for _name, _text in WHAT.items():
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-class Sources:
-    """The data of each stage, opened when asked for."""
-
-    def __init__(
-        self,
-        data: Path,
-        sr_data: Path | None,
-        held_out: Path | None,
-        preset: str,
-        kept: int,
-        seed: int,
-        phantoms: float = 0.0,
-        anatomy: Path | None = None,
-        findings: bool = False,
-        device: str = "cpu",
-    ) -> None:
-        from axon_core.config import load_preset
-
-        self.data, self.sr_data, self.held_out = data, sr_data, held_out
-        self.config, self.kept, self.seed = load_preset(preset), kept, seed
-        self.phantoms, self.anatomy, self.findings, self.device = phantoms, anatomy, findings, device
-
-    def of(self, stage: str) -> Any:
-        from axon_core.training.distill import EVERY
-        from axon_core.training.sources import open_source
-
-        enlarges = EVERY[stage].enlarges if stage in EVERY else 1  # baselines make volumes of the model's grid
-        fine = enlarges > 1
-        where = self.sr_data if fine and self.sr_data else self.data
-        return open_source(
-            where,
-            self.config,
-            enlarges,
-            self.seed,
-            self.kept,
-            None if fine else self.held_out,
-            self.phantoms,
-            self.anatomy,
-            self.findings,
-            self.device,
-        )
-
-
 def train_stages(
     stages: dict[str, StageSettings],
-    sources: Sources,
+    data: RunData,
     run: Path,
     preset: str,
-    seed: int,
-    device: str,
     tensorboard: bool,
     as_json: bool,
     baseline: str = "",
@@ -201,18 +158,15 @@ def train_stages(
     from functools import partial
 
     from axon_core.baselines.run import begin_baseline, train_baseline_stage
+    from axon_core.training.chain import begin_chain
     from axon_core.training.events import TensorBoard
     from axon_core.training.run import begin_run, train_stage
-    from axon_core.training.trainer import make_fabric
 
     begin = partial(begin_baseline, name=baseline) if baseline else begin_run
-    train_one = partial(train_baseline_stage, baseline) if baseline else train_stage
+    train = partial(train_baseline_stage, baseline) if baseline else train_stage
 
-    opened = {stage: sources.of(stage) for stage in stages}  # all are refused before the first is begun
-    fabrics = {settings.precision: make_fabric(settings.precision, device) for settings in stages.values()}
-    first = next(iter(fabrics.values())).is_global_zero
-    if first:
-        begin(run, preset=preset, data=[source.facts for source in opened.values()], seed=seed)
+    links = begin_chain(stages, data, run, preset, begin)
+    first = links[0].fabric.is_global_zero
     board = TensorBoard(run) if tensorboard and first else None
     with Stop() as stop, (JsonLines(stop) if as_json else Screen(stages)) if first else Silent() as screen:
 
@@ -221,20 +175,8 @@ def train_stages(
             if board:
                 board(event)
 
-        for stage, settings in stages.items():
-            source, fabric = opened[stage], fabrics[settings.precision]
-            train_one(
-                stage,
-                preset,
-                run,
-                source.dataset,
-                settings,
-                fabric,
-                seed=seed,
-                cases=source.cases,
-                tell=tell,
-                stop=stop,
-            )
+        for link in links:
+            link.train(run, preset, data.seed, train, tell=tell, stop=stop)
     if board:
         board.close()
     if first and as_json:
@@ -244,25 +186,20 @@ def train_stages(
 
 
 def tell_estimates(
-    stages: dict[str, StageSettings], sources: Sources, preset: str, device: str, as_json: bool, baseline: str = ""
+    stages: dict[str, StageSettings], data: RunData, preset: str, as_json: bool, baseline: str = ""
 ) -> None:
     """What training the stages of AXON or of a baseline will cost on this machine."""
     import os
     from functools import partial
 
     from axon_core.baselines.run import estimate_baseline
-    from axon_core.training.estimate import estimate, training_rate
+    from axon_core.training.chain import estimates
+    from axon_core.training.estimate import estimate
     from axon_core.training.trainer import make_fabric
 
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    precision = next(iter(stages.values())).precision  # a preset has one for all its stages
-    place = make_fabric(precision, device).device
-    rate = training_rate(place, precision)
+    place = make_fabric(next(iter(stages.values())).precision, data.device).device
     count = partial(estimate_baseline, baseline, preset) if baseline else estimate
-    found: list[Estimate] = [
-        count(stage, sources.config, settings, len(sources.of(stage).dataset), rate, world)
-        for stage, settings in stages.items()
-    ]
+    rate, found = estimates(stages, data, place, int(os.environ.get("WORLD_SIZE", 1)), count)
     if as_json:
         line({"type": "estimate", "device": str(place), "rate": rate, "stages": [vars(each) for each in found]})
         return

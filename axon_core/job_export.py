@@ -46,6 +46,7 @@ class ExportJob:
         licence: of the weights.
         data: what it was trained on.
         notes: its limits.
+        distilled: put the run's students in their teachers' places.
         overwrite: replace an earlier model in `output`.
     """
 
@@ -55,6 +56,7 @@ class ExportJob:
     licence: str = ""
     data: str = ""
     notes: str = ""
+    distilled: bool = False
     overwrite: bool = False
 
     @classmethod
@@ -65,6 +67,7 @@ class ExportJob:
     def __post_init__(self) -> None:
         check("source", self.source != "", "the folder of a run")
         check("output", self.output != "", "a folder for the model")
+        check("distilled", isinstance(self.distilled, bool), "true or false")
 
     def staging(self) -> ModelFolder:
         """For `run`."""
@@ -85,8 +88,9 @@ class ExportJob:
             callback(Progress("exporting", 0.0))
             run = Path(self.source)
             title = self.title or run.name
-            card = ModelCard(title, self.licence, self.data, (), better_stages(run), self.notes)
-            export_run(run, staging.folder, card)
+            default = better_stages(run, self.distilled)
+            card = ModelCard(title, self.licence, self.data, (), default, self.notes)
+            export_run(run, staging.folder, card, distilled=self.distilled)
             plot_curves(run, staging.folder / "curves.png")
         return Exported(inspect(staging.output))
 
@@ -111,9 +115,13 @@ class Exported:
         }
 
 
-def better_stages(run: Path) -> tuple[str, ...]:
+def better_stages(run: Path, distilled: bool = False) -> tuple[str, ...]:
     """The stages that shall run by default: F(x), those after it whose PSNR on the held-out cases is higher than that
-    of what they start from, and super-resolution, whose finer volumes nothing before it can be compared with."""
+    of what they start from, and super-resolution, whose finer volumes nothing before it can be compared with.
+
+    With `distilled`, a stage that has a student is judged by its student.
+    """
+    from axon_core.training.checkpoint import has_state
     from axon_core.training.events import read_log
 
     def psnr(stage: str) -> float | None:
@@ -121,8 +129,8 @@ def better_stages(run: Path) -> tuple[str, ...]:
         return found[-1] if found else None
 
     best, chosen = psnr("endpoint"), ["endpoint"]
-    for stage, name in (("coarse", "coarse"), ("control", "fine")):
-        value = psnr(stage)
+    for name, stage, student in (("coarse", "coarse", "distill-coarse"), ("fine", "control", "distill-fine")):
+        value = psnr(student if distilled and has_state(run / student) else stage)
         if value is not None and (best is None or value > best):
             best, chosen = value, [*chosen, name]
     return (*chosen, "super-resolution")

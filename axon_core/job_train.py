@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +23,13 @@ from axon_core.job import check, job_from_dict
 from axon_core.staging import Staging
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-    from axon_core.config import ModelConfig
+    from axon_core.training.chain import Link, RunData
     from axon_core.training.estimate import Estimate
     from axon_core.training.settings import StageSettings
-    from axon_core.training.sources import Source
 
-PARTS = ("coarse", "prior", "fine", "sr")  # what people choose among; see `training.run.COMMANDS`
+NETWORKS = ("coarse", "prior", "fine", "sr")  # see `training.run.COMMANDS`
+STUDENTS = ("distill-coarse", "distill-fine")  # see `training.distill`; each needs its teacher in the run
+PARTS = (*NETWORKS, *STUDENTS)  # what people choose among, in the order of training
 BUDGET = "budget.json"  # in the run: the steps that minutes were turned into
 TRIAL_S = 2.0  # of steps that are timed before a stage with a budget of minutes begins
 VALIDATIONS, APART = 10, 10  # about so many in a stage whose length was chosen; so many steps from one to the next
@@ -53,12 +52,17 @@ class TrainJob:
     Attributes:
         data: cache of `axon prepare`, or folder of pairs.
         output: folder of the run; goes on with what is there.
-        parts: among `PARTS`.
+        parts: among `PARTS`. A student learns from a teacher that is trained in the run, before or by the same job.
         preset: "tiny", "small", "base", "paper", or a TOML file.
         steps: optimiser steps of each stage; None for the preset's. Never together with `minutes`.
         minutes: for all stages together, each gets the same share. How many steps fit is measured when a stage begins
             and kept in the run, so that the schedule of the learning rate ends with the time.
         kept: of a cache: draw so many chests once and keep them; 0 draws one for each sample.
+        phantoms: of a cache: share of drawn phantoms among the chests, 0 to 1.
+        anatomy: of a cache: file of `axon data anatomy` with other shapes of its CTs, or None.
+        findings: of a cache: paint nodules, effusions and the like into its CTs.
+        student_steps: evaluations of a student for all its way, 1 to 16, None for the preset's.
+        teacher_steps: of the walk of its teacher that a student learns, None for the preset's.
         lr: learning rate, None for the preset's.
         micro: samples computed at a time, None for the preset's.
         recompute: trade time for memory, None for the preset's choice.
@@ -71,11 +75,16 @@ class TrainJob:
 
     data: str
     output: str
-    parts: tuple[str, ...] = PARTS
+    parts: tuple[str, ...] = NETWORKS
     preset: str = "small"
     steps: int | None = None
     minutes: float | None = None
     kept: int = 0
+    phantoms: float = 0.0
+    anatomy: str | None = None
+    findings: bool = False
+    student_steps: int | None = None
+    teacher_steps: int | None = None
     lr: float | None = None
     micro: int | None = None
     recompute: bool | None = None
@@ -95,10 +104,15 @@ class TrainJob:
         check("output", self.output != "", "a folder for the run")
         good = len(self.parts) > 0 and len(set(self.parts)) == len(self.parts) and set(self.parts) <= set(PARTS)
         check("parts", good, f"some of {', '.join(PARTS)}")
-        check("steps", self.steps is None or (type(self.steps) is int and self.steps >= 1), "a whole number from 1")
+        check("steps", _whole(self.steps), "a whole number from 1")
         check("minutes", _positive(self.minutes), "a number above 0")
         check("minutes", None in (self.steps, self.minutes), "either steps or minutes")
         check("kept", self.kept >= 0, "a whole number from 0")
+        check("phantoms", _number(self.phantoms) and 0 <= self.phantoms <= 1, "a share from 0 to 1")
+        check("anatomy", self.anatomy is None or bool(self.anatomy), "the name of a file, or null")
+        check("findings", isinstance(self.findings, bool), "true or false")
+        check("student_steps", _whole(self.student_steps, 16), "a whole number from 1 to 16, or null")
+        check("teacher_steps", _whole(self.teacher_steps), "a whole number from 1, or null")
         check("lr", _positive(self.lr), "a number above 0")
         check("micro", self.micro is None or (type(self.micro) is int and self.micro >= 0), "a whole number from 0")
         check("recompute", isinstance(self.recompute, bool | None), "true, false, or null")
@@ -126,21 +140,19 @@ class TrainJob:
 
         stages, config = self._stages(), load_preset(self.preset)
         device = resolve_device(self.device)
+        if not self.dry_run:
+            _check_fabric()
+
+        from axon_core.training.chain import RunData, begin_chain
+
+        where, anatomy = Path(self.data), None if self.anatomy is None else Path(self.anatomy)
+        data = RunData(where, config, device, self.seed, self.kept, self.phantoms, anatomy, self.findings)
         if self.dry_run:
-            return self._plan(stages, config, device)
-        _check_fabric()
-
-        from axon_core.training.run import begin_run
-        from axon_core.training.trainer import make_fabric
-
-        run, sources = Path(self.output), self._sources(config, list(stages))
-        fabrics = {settings.precision: make_fabric(settings.precision, device) for settings in stages.values()}
-        begin_run(run, self.preset, [sources[stage].facts for stage in stages], self.seed)
-        for number, (stage, settings) in enumerate(stages.items()):
-            self._train(
-                stage, settings, sources[stage], fabrics[settings.precision], (number, len(stages)), staging, callback
-            )
-        return Trained(run, tuple(stages))
+            return self._plan(stages, data)
+        links = begin_chain(stages, data, Path(self.output), self.preset)
+        for number, link in enumerate(links):
+            self._train(link, (number, len(links)), staging, callback)
+        return Trained(Path(self.output), tuple(stages))
 
     # ---- the pieces
 
@@ -149,37 +161,18 @@ class TrainJob:
         from axon_core.training.run import COMMANDS
         from axon_core.training.settings import changed, load_settings
 
-        changes = {key: getattr(self, key) for key in ("steps", "lr", "micro", "recompute", "precision")}
-        names = [stage for part in PARTS if part in self.parts for stage in COMMANDS[part]]
+        keys = ("steps", "lr", "micro", "recompute", "precision", "student_steps", "teacher_steps")
+        changes = {key: getattr(self, key) for key in keys}
+        names = [stage for part in PARTS if part in self.parts for stage in COMMANDS.get(part, (part,))]
         return {stage: _often_validated(changed(load_settings(self.preset, stage), **changes)) for stage in names}
 
-    def _sources(self, config: ModelConfig, stages: list[str]) -> dict[str, Source]:
-        """The data of each stage; all are refused before the first stage is begun."""
-        from axon_core.training.sources import open_source
-        from axon_core.training.stages import STAGES
-
-        enlarged = {stage: STAGES[stage].enlarges for stage in stages}
-        opened = {n: open_source(Path(self.data), config, n, self.seed, self.kept) for n in set(enlarged.values())}
-        return {stage: opened[enlarges] for stage, enlarges in enlarged.items()}
-
-    def _train(
-        self,
-        stage: str,
-        settings: StageSettings,
-        source: Source,
-        fabric: Fabric,
-        place: tuple[int, int],
-        staging: RunFolder,
-        callback: Callable[[Any], object],
-    ) -> None:
+    def _train(self, link: Link, place: tuple[int, int], staging: RunFolder, callback: Callable[[Any], object]) -> None:
         """Train one stage, the `place[0]`-th of `place[1]`."""
-        from axon_core.training.run import train_stage
         from axon_core.training.settings import changed
 
-        run = Path(self.output)
         if self.minutes is not None:
-            steps = self._steps_in_time(stage, settings, source, fabric, place[1])
-            settings = _often_validated(changed(settings, steps=steps))
+            steps = self._steps_in_time(link, place[1])
+            link = replace(link, settings=_often_validated(changed(link.settings, steps=steps)))
 
         def tell(event: dict[str, Any]) -> None:
             if event["type"] == "progress":
@@ -191,17 +184,14 @@ class TrainJob:
         def stop() -> bool:
             return staging.asked or (self.stop_file is not None and os.path.exists(self.stop_file))
 
-        train_stage(
-            stage, self.preset, run, source.dataset, settings, fabric,
-            seed=self.seed, cases=source.cases, tell=tell, stop=stop,
-        )  # fmt: skip
+        link.train(Path(self.output), self.preset, self.seed, tell=tell, stop=stop)
 
-    def _steps_in_time(self, stage: str, settings: StageSettings, source: Source, fabric: Fabric, stages: int) -> int:
+    def _steps_in_time(self, link: Link, stages: int) -> int:
         """Steps that fit into a stage's share of the minutes: measured once, then as the run says."""
         from axon_core.training.run import open_stage
         from axon_core.training.trainer import Stopped, train
 
-        run = Path(self.output)
+        run, stage = Path(self.output), link.stage
         known = _read_budget(run / BUDGET)
         asked = [self.minutes, stages]
         if (found := known.get(stage)) and found["asked"] == asked:
@@ -212,9 +202,10 @@ class TrainJob:
             times.append(time.monotonic())
             return len(times) > 2 and times[-1] - times[0] > TRIAL_S
 
-        trial = open_stage(stage, self.preset, run, settings, self.seed)
+        trial = open_stage(stage, self.preset, run, link.settings, self.seed)
         with tempfile.TemporaryDirectory(prefix="axon-trial-") as folder, contextlib.suppress(Stopped):
-            train(trial, source.dataset, Path(folder) / stage, fabric, seed=self.seed, stop=enough, save_every=1e9)
+            data, place = link.source.dataset, Path(folder) / stage
+            train(trial, data, place, link.fabric, seed=self.seed, stop=enough, save_every=1e9)
         step_s = (times[-1] - times[0]) / max(1, len(times) - 1)
         share_s = 60 * float(self.minutes or 0) / stages
         steps = max(1, int(share_s / max(step_s, 1e-4)))
@@ -223,27 +214,13 @@ class TrainJob:
             temporary.write_text(text + "\n", encoding="utf-8")
         return steps
 
-    def _plan(self, stages: dict[str, StageSettings], config: ModelConfig, device: str) -> TrainingPlan:
+    def _plan(self, stages: dict[str, StageSettings], data: RunData) -> TrainingPlan:
         import torch
 
-        from axon_core.training.estimate import estimate, training_rate
+        from axon_core.training.chain import estimates
 
-        cases = self._cases(config)
-        rates = {s.precision: training_rate(torch.device(device), s.precision) for s in stages.values()}
-        found = [estimate(name, config, s, cases, rates[s.precision]) for name, s in stages.items()]
-        return TrainingPlan(device, cases, self.minutes, tuple(found))
-
-    def _cases(self, config: ModelConfig) -> int:
-        """Cases to learn from, counted without opening them."""
-        from axon_core.data.cache import CacheDataset
-        from axon_core.data.plan import PLAN_FILE, read_plan
-        from axon_core.training.sources import open_source
-
-        where = Path(self.data)
-        if not (where / PLAN_FILE).is_file():
-            return len(open_source(where, config, 1, self.seed).dataset)
-        read_plan(where).check(config)
-        return len(CacheDataset(where))
+        _rate, found = estimates(stages, data, torch.device(data.device))
+        return TrainingPlan(data.device, data.cases(next(iter(stages))), self.minutes, tuple(found))
 
 
 @dataclass(frozen=True)
@@ -302,10 +279,16 @@ def _often_validated(settings: StageSettings) -> StageSettings:
     return changed(settings, validate=min(settings.validate, often)) if settings.steps else settings
 
 
-def _positive(value: object) -> bool:
-    if value is None:
-        return True
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _positive(value: float | None) -> bool:
+    return value is None or (_number(value) and value > 0)
+
+
+def _whole(value: object, most: float = math.inf) -> bool:
+    return value is None or (type(value) is int and 1 <= value <= most)
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,6 @@ import csv
 import hashlib
 import json
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -20,10 +19,10 @@ import axon_core
 from axon_core.errors import AxonError
 from axon_core.files import atomic_file
 from axon_core.job import FORMATS, volume_of
-from AXONLib import process
+from AXONLib import batch, process
+from AXONLib.batch import Interrupted, tell
 from AXONLib.request import reconstructionRequest
 
-POLL_SECONDS = 0.05
 CANCELLED, SOME_FAILED, USAGE = 130, 1, 2
 COLUMNS = ("frontal", "lateral", "output")
 MARK = "request.json"  # beside a result: what it was made from and how
@@ -62,26 +61,8 @@ class UsageError(Exception):
     """The command line or the manifest is wrong."""
 
 
-class Interrupted:
-    """True once the user or the system asked to stop."""
-
-    def __init__(self) -> None:
-        self._asked = False
-        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), self._ask)
-
-    def __bool__(self) -> bool:
-        return self._asked
-
-    def _ask(self, *_: object) -> None:
-        self._asked = True
-
-
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        "axon_batch.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parser() -> batch.Parser:
+    made = batch.Parser("axon_batch.py", __doc__, EXAMPLES)
     made.add_argument("--frontal", type=Path, help="frontal film: DICOM, PNG, JPEG, TIFF, NIfTI, NRRD, MHA")
     made.add_argument("--lateral", type=Path, help="lateral film of the same patient")
     made.add_argument("--output", type=Path, help="folder for volume, report and provenance")
@@ -213,21 +194,17 @@ def follow(worker: process.WorkerProcess, label: str, interrupted: Interrupted) 
                     tell(f"{label}: {event['stage']} {10 * tenths} %{remaining(event['eta_s'])}")
         if interrupted:
             worker.cancel()
-        time.sleep(POLL_SECONDS)
+        time.sleep(batch.POLL_SECONDS)
 
 
 def remaining(seconds: float | None) -> str:
     return "" if seconds is None else f", about {seconds:.0f} s left"
 
 
-def tell(text: str) -> None:
-    print(text, flush=True)
-
-
 def main(arguments: list[str]) -> int:
     """Do all cases; returns the exit status."""
     try:
-        options = parser().parse_args(arguments[1:] if arguments[:1] == ["--"] else arguments)
+        options = parser().parse_args(arguments)
         cases = readCases(options)
     except SystemExit as end:  # of argparse, after --help or a wrong option
         return int(end.code or 0)
@@ -252,10 +229,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
-    application = getattr(sys.modules.get("slicer"), "app", None)
-    if application is None:
-        sys.exit(status)
-    import slicer
-
-    slicer.util.exit(status)
+    batch.run(main)

@@ -32,6 +32,15 @@ def adviceOf(error):
         "training.memory": _("Tick 'less memory', or choose a smaller preset.") + " " + again,
         "training.diverged": _("Lower the learning rate, or tick 'full precision'.") + " " + again,
         "training.needs": _("Tick the earlier stages as well: each builds on those before it."),
+        "training.other-student": _(
+            "Set 'Steps of a student' to the number with which it was begun, or remove its folder from the run."
+        ),
+        "training.no-student": _("Train a student first, under 'Advanced'."),
+        "anatomy.missing": _("Choose the file again under 'Advanced', or leave 'Other shapes' empty."),
+        "anatomy.format": _("Choose another file under 'Advanced', or leave 'Other shapes' empty."),
+        "anatomy.unknown-case": _(
+            "These shapes were made from other data: choose the file of these CTs, or leave 'Other shapes' empty."
+        ),
         "training.nothing": _("Train the first stages, F(x) and bridge."),
         "training.no-log": _("Wait for its first steps."),
         "output.exists": _("Choose an empty folder."),

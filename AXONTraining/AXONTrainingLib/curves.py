@@ -15,6 +15,8 @@ COLORS = {
     "prior": (0.17, 0.63, 0.17),
     "control": (0.84, 0.15, 0.16),
     "super-resolution": (0.58, 0.4, 0.74),
+    "distill-coarse": (0.55, 0.34, 0.29),
+    "distill-fine": (0.89, 0.47, 0.76),
 }
 
 
@@ -26,6 +28,8 @@ def stageTitle(stage):
         "prior": _("Prior"),
         "control": _("FineDiff"),
         "super-resolution": _("Super-resolution"),
+        "distill-coarse": _("Student of the bridge"),
+        "distill-fine": _("Student of FineDiff"),
     }.get(stage, stage)
 
 

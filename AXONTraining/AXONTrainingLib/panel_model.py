@@ -1,6 +1,7 @@
 """The section 'Stages and model' of the panel: what is trained, how good it is, and its way into use."""
 
 import html
+import pathlib
 import time
 
 from slicer.i18n import tr as _
@@ -8,7 +9,7 @@ from slicer.i18n import tr as _
 from axon_core.errors import AxonError
 from AXONLib import services
 from AXONLib.job import startWorker
-from AXONTrainingLib import curves, request, runs
+from AXONTrainingLib import cases, curves, request, runs
 from AXONTrainingLib.advice import adviceOf
 
 MODEL = "model"  # in the run: the folder that 'Use' exports to
@@ -28,6 +29,7 @@ class ModelPanel:
         ui.useButton.connect("clicked(bool)", self.onUse)
         self._stages = []
         self._chosen = None  # the stage whose picture is on show
+        self._casesRun = None  # the run whose held-out cases are in the scene
 
     def run(self):
         p = self.workplace.parameters
@@ -43,6 +45,9 @@ class ModelPanel:
         """Bring the section up to date with the run's folder."""
         ui = self.ui
         self._stages = runs.checkpoints(self.run())
+        if self._casesRun not in (None, self.run()):
+            self._casesRun = None
+            cases.clear()
         ui.checkpointLabel.text = checkpointTable(self._stages) if self._stages else _("Nothing is saved yet.")
         names = [each.stage for each in self._pictures()]
         ui.stageCombo.clear()
@@ -50,6 +55,7 @@ class ModelPanel:
             ui.stageCombo.addItem(curves.stageTitle(name))
         ui.stageCombo.currentIndex = names.index(self._chosen) if self._chosen in names else len(names) - 1
         ui.stageCombo.enabled = bool(names)
+        ui.distilledCheck.visible = bool(runs.students(self.run()))
         trouble = self.trouble()
         for button, text in (
             (ui.exportButton, _("Write weights, card and curves into a folder")),
@@ -82,9 +88,11 @@ class ModelPanel:
         self.refresh()
 
     def _show(self, stage, picture):
-        self._chosen = stage
-        name = _("AXON held-out cases, {stage}").format(stage=curves.stageTitle(stage))
-        self.views.show(picture, name, synthetic=True)
+        self._chosen, folder = stage, pathlib.Path(picture).parent
+        title = curves.stageTitle(stage)
+        self.views.show(picture, _("AXON held-out cases, {stage}").format(stage=title), synthetic=True)
+        self._casesRun = folder.parent
+        cases.show(folder, title)
 
     # ---- export
 
@@ -107,7 +115,8 @@ class ModelPanel:
         """Export in a child process; `then` is called with the result's line."""
         if self.trouble():
             return
-        job = request.exporting(self.workplace.parameters, folder, overwrite)
+        p = self.workplace.parameters
+        job = request.exporting(p, folder, overwrite, p.distilled and bool(runs.students(self.run())))
         try:
             place = self.workplace.folder("export")
             self.job = startWorker(job, place, services.pythonSlicer(), services.childEnvironment())

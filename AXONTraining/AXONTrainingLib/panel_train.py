@@ -53,12 +53,18 @@ class TrainPanel:
         ui.stopButton.connect("clicked(bool)", self.onStop)
         ui.setupButton.connect("clicked(bool)", self.onSetup)
         ui.runFolderButton.connect("clicked(bool)", self.onRunFolder)
+        ui.anatomyFileButton.connect("clicked(bool)", self.onAnatomyFile)
         installation.changed.connect(self.refresh)
 
     def onRunFolder(self, *_unused):
         path = services.chooseFolder(_("Folder of the training run"))
         if path:
             self.workplace.parameters.run = path
+
+    def onAnatomyFile(self, *_unused):
+        path = services.chooseFile(_("Other shapes of the CTs"), _("Shapes") + " (*.safetensors)")
+        if path:
+            self.workplace.parameters.anatomy = str(path)
 
     def onSetup(self, *_unused):
         """Install what is missing, after asking."""
@@ -86,10 +92,14 @@ class TrainPanel:
             return _("Choose a folder of prepared data first.")
         if not request.isData(pathlib.Path(p.cache)):
             return _("Press 'Prepare' first, or choose a folder that was prepared.")
-        if not any(getattr(p, name) for name in request.PARTS):
+        if not request.parts(p):
             return _("Tick a stage.")
         if not p.run.strip():
             return _("Choose a folder for the run.")
+        for student in request.withoutTeachers(p, runs.saved(self.run())):
+            return teacherMissing(student)
+        if p.anatomy.strip() and not pathlib.Path(p.anatomy).is_file():
+            return _("There is no such file with other shapes: choose it under 'Advanced', or leave that empty.")
         device = self.installation.device(p.device.value)
         if device is None or not device["available"]:
             return device["text"] if device else _("There is no such device here.")
@@ -121,6 +131,8 @@ class TrainPanel:
         self.installation.check()
         ui.stepsSpin.visible = p.budget.value == "steps"
         ui.minutesSpin.visible = p.budget.value == "minutes"
+        for spin in (ui.studentSpin, ui.teacherSpin):
+            spin.enabled = p.distilCoarse or p.distilFine
         ui.deviceLabel.text = html.escape(self._deviceText())
         if not running:
             ui.stageLabel.text = html.escape(trouble)
@@ -295,6 +307,19 @@ class TrainPanel:
             while not any(event["type"] in process.LAST for event in worker.events()):
                 time.sleep(0.05)
             self.job, self.pausing = None, False
+
+
+def teacherMissing(student):
+    """What a student without teacher in the run asks for."""
+    return {
+        "distill-coarse": _(
+            "The student of the bridge has no teacher: tick 'F(x) and bridge' too, or choose a run that has trained it."
+        ),
+        "distill-fine": _(
+            "The student of FineDiff has no teacher: tick 'F(x) and bridge', 'Prior' and 'FineDiff' too, or choose a "
+            "run that has trained them."
+        ),
+    }[student]
 
 
 def memoryText(size):

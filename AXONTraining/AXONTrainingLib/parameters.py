@@ -62,8 +62,16 @@ class AXONTrainingParameters:
     learningRate: Annotated[float, WithinRange(0, 1)] = 0.0
     lessMemory: bool = False
     fullPrecision: bool = False
+    phantomPercent: Annotated[float, WithinRange(0, 100)] = 0.0
+    anatomy: str = ""
+    findings: bool = False
+    distilCoarse: bool = False
+    distilFine: bool = False
+    studentSteps: Annotated[int, WithinRange(1, 16)] = 2
+    teacherSteps: Annotated[int, WithinRange(1, 1000)] = 8
     run: str = ""
 
     modelTitle: str = ""
     modelLicence: str = ""
     modelData: str = ""
+    distilled: bool = False

@@ -8,12 +8,20 @@ PARTS = {  # member of the parameters -> part of `axon_core.job_train`
     "trainPrior": "prior",
     "trainFine": "fine",
     "trainSuperResolution": "sr",
+    "distilCoarse": "distill-coarse",
+    "distilFine": "distill-fine",
 }
 STAGES = {  # part -> the folders of its stages in a run
     "coarse": ("endpoint", "coarse"),
     "prior": ("prior",),
     "fine": ("control",),
     "sr": ("super-resolution",),
+    "distill-coarse": ("distill-coarse",),
+    "distill-fine": ("distill-fine",),
+}
+TEACHERS = {  # student -> the stages that it learns from
+    "distill-coarse": ("endpoint", "coarse"),
+    "distill-fine": ("endpoint", "prior", "control"),
 }
 
 
@@ -35,6 +43,18 @@ def splitOf(text):
 def isData(folder):
     """Whether a folder holds prepared data: a cache, or pairs."""
     return (folder / PLAN_FILE).is_file() or any(folder.glob("[!.]*.npz"))
+
+
+def parts(p):
+    """What the parameters choose to train, in order."""
+    return [part for name, part in PARTS.items() if getattr(p, name)]
+
+
+def withoutTeachers(p, trained):
+    """The chosen students that have nobody to learn from, `trained` being the stages of the run."""
+    chosen = parts(p)
+    known = {*trained, *(stage for part in chosen for stage in STAGES[part])}
+    return [part for part in chosen if not known.issuperset(TEACHERS.get(part, ()))]
 
 
 def preparation(p):
@@ -61,9 +81,14 @@ def training(p, stopFile=None, dryRun=False):
         "task": "train",
         "data": p.cache,
         "output": p.run,
-        "parts": [part for name, part in PARTS.items() if getattr(p, name)],
+        "parts": parts(p),
         "preset": p.preset.value,
         "kept": p.keptChests,
+        "phantoms": p.phantomPercent / 100,
+        "anatomy": p.anatomy.strip() or None,
+        "findings": p.findings,
+        "student_steps": p.studentSteps,
+        "teacher_steps": p.teacherSteps,
         "device": p.device.value,
         "lr": p.learningRate or None,
         "micro": 1 if p.lessMemory else None,
@@ -75,8 +100,8 @@ def training(p, stopFile=None, dryRun=False):
     return {**request, **({} if budget is None else {p.budget.value: budget})}
 
 
-def exporting(p, output, overwrite=False):
-    """The job that writes the run of the parameters as a model's folder."""
+def exporting(p, output, overwrite=False, distilled=False):
+    """The job that writes the run of the parameters as a model's folder, perhaps with students for their teachers."""
     return {
         "task": "export",
         "source": p.run,
@@ -84,5 +109,6 @@ def exporting(p, output, overwrite=False):
         "title": p.modelTitle,
         "licence": p.modelLicence,
         "data": p.modelData,
+        "distilled": distilled,
         "overwrite": overwrite,
     }

@@ -4,7 +4,7 @@ import pathlib
 from dataclasses import dataclass
 
 from axon_core.training.events import read_log
-from AXONTrainingLib.request import STAGES
+from AXONTrainingLib.request import STAGES, TEACHERS
 
 ORDER = tuple(stage for stages in STAGES.values() for stage in stages)
 STATES = ("state.pt", "previous.pt")
@@ -58,9 +58,23 @@ def checkpoints(run):
     return [each for each in found if each is not None]
 
 
+def saved(run):
+    """Names of the stages of which something is saved, in the order of training."""
+    return [] if run is None else [stage for stage in ORDER if _savedAt(run / stage) is not None]
+
+
+def students(run):
+    """Those among them that are students."""
+    return [stage for stage in saved(run) if stage in TEACHERS]
+
+
+def _savedAt(folder):
+    return next((path.stat().st_mtime for name in STATES if (path := folder / name).is_file()), None)
+
+
 def _checkpoint(folder):
-    saved = next((path.stat().st_mtime for name in STATES if (path := folder / name).is_file()), None)
-    if saved is None:
+    at = _savedAt(folder)
+    if at is None:
         return None
     events = read_log(folder)
     progress = _last(events, "progress")
@@ -70,7 +84,7 @@ def _checkpoint(folder):
         folder.name,
         progress.get("step", 0),
         progress.get("steps", 0),
-        saved,
+        at,
         progress.get("loss"),
         validation.get("loss"),
         validation.get("mae"),

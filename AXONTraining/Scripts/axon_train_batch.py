@@ -4,7 +4,6 @@
 
 import argparse
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -14,12 +13,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "AXONReconstruction
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the same, in an installed extension
 
 from axon_core.errors import AxonError
-from AXONLib import process
+from AXONLib import batch, process
+from AXONLib.batch import Interrupted, tell
 
-POLL_SECONDS = 0.05
 STOP_SECONDS = 600.0  # for a step to end and its state to be saved
 STOPPED, USAGE = 130, 2
-PARTS = ("coarse", "prior", "fine", "sr")
+NETWORKS, STUDENTS = ("coarse", "prior", "fine", "sr"), ("distill-coarse", "distill-fine")
 TOLD_SECONDS = 30.0  # between two lines of a stage
 
 EXAMPLES = """\
@@ -27,6 +26,7 @@ examples:
   Slicer --no-main-window --python-script axon_train_batch.py -- --source cts --cache cache --run run --model my-model
   Slicer --no-main-window --python-script axon_train_batch.py -- --cache cache --run run --minutes 600 --parts coarse sr
   PythonSlicer axon_train_batch.py --cache cache --run run --dry-run
+  PythonSlicer axon_train_batch.py --cache cache --run run --parts distill-coarse --model fast-model --distilled
 
 --source is a folder with chest CTs, or a table (CSV: patient, ct, frontal, lateral). Each of the three parts of the
 work runs where it is asked for: --source prepares, --run trains, --model exports. Ctrl-C or SIGTERM saves the state and
@@ -39,29 +39,8 @@ SYNTHETIC: what such a model makes is not for diagnosis. Research only.
 """
 
 
-class Interrupted:
-    """True once the user or the system asked to stop."""
-
-    def __init__(self) -> None:
-        self._asked = False
-        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), self._ask)
-
-    def __bool__(self) -> bool:
-        return self._asked
-
-    def _ask(self, *_: object) -> None:
-        self._asked = True
-
-
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        "axon_train_batch.py",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parser() -> batch.Parser:
+    made = batch.Parser("axon_train_batch.py", __doc__, EXAMPLES)
     made.add_argument("--source", type=Path, help="folder with CTs and films, or table: is prepared")
     made.add_argument("--cache", type=Path, required=True, help="folder of the prepared data")
     made.add_argument("--run", type=Path, help="folder of the training: is begun, or goes on")
@@ -69,11 +48,19 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--preset", default="small", help="tiny, small, base, paper, or a TOML file (default: small)")
     made.add_argument("--split", type=float, nargs=3, metavar="PERCENT", help="to learn, held out, test")
     made.add_argument("--workers", type=int, default=0, help="processes that prepare (default: one per core)")
-    made.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="stages (default: all)")
+    made.add_argument(
+        "--parts", nargs="+", choices=(*NETWORKS, *STUDENTS), default=list(NETWORKS),
+        help="what to train (default: all but the students of few steps, which learn from a trained coarse or fine)",
+    )  # fmt: skip
     length = made.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, help="of each stage")
     length.add_argument("--minutes", type=float, help="of all stages together")
     made.add_argument("--kept", type=int, default=3000, help="drawn chests; 0: one for each sample (default: 3000)")
+    made.add_argument("--phantoms", type=float, default=0.0, help="share of drawn phantoms among the chests, 0 to 1")
+    made.add_argument("--anatomy", type=Path, help="other shapes of the CTs: file of `axon data anatomy`")
+    made.add_argument("--findings", action="store_true", help="paint nodules, effusions and the like into the CTs")
+    made.add_argument("--steps-student", type=int, help="evaluations of a student, 1 to 16")
+    made.add_argument("--steps-teacher", type=int, help="of the walk of its teacher that a student learns")
     made.add_argument("--lr", type=float, help="learning rate")
     made.add_argument("--less-memory", action="store_true", help="one sample at a time, activations computed twice")
     made.add_argument("--precision", help="32, bf16, 16 or auto")
@@ -82,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--title", default="", help="one line for the model's card")
     made.add_argument("--licence", default="", help="of the weights")
     made.add_argument("--data", default="", help="what the model was trained on, for its card")
+    made.add_argument("--distilled", action="store_true", help="the model's students in their teachers' places")
     made.add_argument("--dry-run", action="store_true", help="only tell what the training will cost")
     made.add_argument("--force", action="store_true", help="replace an earlier model")
     return made
@@ -107,6 +95,11 @@ def requests(o: argparse.Namespace, stop_file: str) -> list[dict]:
                 "steps": o.steps,
                 "minutes": o.minutes,
                 "kept": o.kept,
+                "phantoms": o.phantoms,
+                "anatomy": o.anatomy and os.path.abspath(o.anatomy),
+                "findings": o.findings,
+                "student_steps": o.steps_student,
+                "teacher_steps": o.steps_teacher,
                 "lr": o.lr,
                 "micro": 1 if o.less_memory else None,
                 "recompute": True if o.less_memory else None,
@@ -118,7 +111,7 @@ def requests(o: argparse.Namespace, stop_file: str) -> list[dict]:
             }
         )
     if o.model is not None and not o.dry_run:
-        card = {"title": o.title, "licence": o.licence, "data": o.data, "overwrite": o.force}
+        card = {"title": o.title, "licence": o.licence, "data": o.data, "distilled": o.distilled, "overwrite": o.force}
         jobs.append({"task": "export", "source": os.path.abspath(o.run), "output": os.path.abspath(o.model), **card})
     return jobs
 
@@ -161,7 +154,7 @@ def follow(worker: process.WorkerProcess, teller: Teller, stop_file: Path, inter
         if interrupted and not stop_file.exists():
             stop_file.touch()
             worker.cancel(STOP_SECONDS)
-        time.sleep(POLL_SECONDS)
+        time.sleep(batch.POLL_SECONDS)
 
 
 def done(task: str, event: dict) -> str:
@@ -181,15 +174,11 @@ def done(task: str, event: dict) -> str:
     return "\n".join([*lines, f"on {event['device']}, {event['cases']} cases; data and validation come on top"])
 
 
-def tell(text: str) -> None:
-    print(text, flush=True)
-
-
 def main(arguments: list[str]) -> int:
     """Do all jobs; returns the exit status."""
     made = parser()
     try:
-        options = made.parse_args(arguments[1:] if arguments[:1] == ["--"] else arguments)
+        options = made.parse_args(arguments)
         if options.source is None and options.run is None:
             made.error("--source or --run is needed: there is nothing to do")
         if options.model is not None and options.run is None:
@@ -221,10 +210,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
-    application = getattr(sys.modules.get("slicer"), "app", None)
-    if application is None:
-        sys.exit(status)
-    import slicer
-
-    slicer.util.exit(status)
+    batch.run(main)

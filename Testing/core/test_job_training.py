@@ -15,17 +15,21 @@ import chest_files
 import training_data
 
 from axon_core import job_train, selfcheck, worker
+from axon_core.config import load_preset
 from axon_core.errors import AxonError, ConfigError, DeviceError, ModelError, OutputError
 from axon_core.job_export import ExportJob, better_stages
 from axon_core.job_prepare import PrepareJob
 from axon_core.job_train import TrainJob
 from axon_core.model import inspect
 from axon_core.selfcheck import MODEL_KEYS, report
-from axon_core.training import run, trainer
+from axon_core.training import chain, run, trainer
+from axon_core.training.chain import RunData, begin_chain
 from axon_core.training.checkpoint import read_state
 from axon_core.training.estimate import Estimate
 from axon_core.training.events import read_log
 from axon_core.training.run import open_run
+from axon_core.training.settings import StageSettings
+from axon_core.training.sources import Source
 
 
 def done(job: Any, events: list[Any] | None = None, staging: Any = None) -> dict[str, Any]:
@@ -203,6 +207,58 @@ def test_what_cannot_be_trained_is_refused_before_it_begins(here, cache, monkeyp
     refused(ConfigError, "package.missing", training(here))
 
 
+def test_a_student_learns_from_the_teacher_that_the_same_job_trains(here):
+    events: list[Any] = []
+    job = training(here, parts=["distill-coarse", "coarse"], steps=2, student_steps=1, teacher_steps=3)
+    assert {name: (s.student_steps, s.teacher_steps) for name, s in job._stages().items()}["distill-coarse"] == (1, 3)
+    assert done(job, events)["stages"] == ["endpoint", "coarse", "distill-coarse"]
+    assert json.loads((here / "run" / "distill-coarse" / "times.json").read_text()) == [1.0]
+    assert events[-1]["stage"] == "distill-coarse" and events[-1]["fraction"] == 1.0
+    again = training(here, parts=["distill-coarse"], steps=3, student_steps=1)
+    assert done(again)["stages"] == ["distill-coarse"], "its teacher is in the run"
+    values = {"source": str(here / "run"), "output": str(here / "fast"), "distilled": True}
+    assert done(ExportJob.from_dict(values))["stages"] == ["endpoint", "coarse"]
+    assert inspect(here / "fast").config.bridge.times == (1.0,)
+
+
+@pytest.mark.parametrize(
+    ("parts", "missing"), [(["prior", "distill-fine"], "endpoint"), (["coarse", "prior", "distill-fine"], "control")]
+)
+def test_a_student_without_teacher_is_refused_before_anything_begins(here, parts, missing):
+    with pytest.raises(ModelError) as error:
+        done(training(here, parts=parts))
+    assert error.value.code == "training.needs" and f"{missing!r}" in error.value.title
+    assert not (here / "run").exists()
+
+
+def test_the_data_are_varied_as_the_job_says(here, cache):
+    """Phantoms and findings are told in the run; shapes of other CTs are refused before it begins."""
+    choices = {"data": str(cache[0]), "parts": ["prior"], "steps": 1, "kept": 2}
+    done(training(here, **choices, phantoms=0.25, findings=True))
+    [facts] = json.loads((here / "run" / "run.json").read_text())["data"]
+    assert (facts["phantoms"], facts["findings"], facts["kept"]) == (0.25, True, 2)
+    job = {**choices, "output": str(here / "other"), "anatomy": str(here / "shapes.safetensors")}
+    for dry_run in (True, False):
+        refused(ModelError, "anatomy.missing", training(here, **job, dry_run=dry_run))
+    assert not (here / "other").exists()
+
+
+def test_stages_of_the_same_grid_share_their_data(cache):
+    data = RunData(cache[0], load_preset("tiny"), kept=2)
+    opened = data.open(["endpoint", "coarse", "super-resolution", "distill-fine"])
+    assert opened["endpoint"] is opened["coarse"] is opened["distill-fine"]
+    assert opened["super-resolution"].dataset.size == 2 * opened["endpoint"].dataset.size
+    assert [data.cases(stage) for stage in opened] == [2, 2, 2, 2]
+
+
+def test_an_epoch_is_a_pass_over_the_cases_not_over_what_was_drawn_from_them(here, monkeypatch):
+    """A GPU holds more chests than there are cases."""
+    drawn = Source(range(100), [], {"cases": 10})
+    monkeypatch.setattr(chain, "open_source", lambda *_: drawn)
+    [link] = begin_chain({"prior": StageSettings(epochs=3, batch=4)}, RunData(here, load_preset("tiny")), here, "tiny")
+    assert (link.settings.steps, link.settings.epochs) == (8, 0)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -221,6 +277,12 @@ def test_what_cannot_be_trained_is_refused_before_it_begins(here, cache, monkeyp
         ("recompute", "yes"),
         ("precision", 32),
         ("kept", -1),
+        ("phantoms", 1.5),
+        ("phantoms", "half"),
+        ("anatomy", ""),
+        ("findings", 1),
+        ("student_steps", 17),
+        ("teacher_steps", 0),
         ("stop_file", 1),
     ],
 )
@@ -258,6 +320,15 @@ def test_stages_run_by_default_where_they_were_better(tmp_path, coarse, fine, ch
     write_log(tmp_path, "control", fine)
     expected = ("endpoint", "coarse", "super-resolution") if coarse is None else chosen
     assert better_stages(tmp_path) == expected
+
+
+def test_students_are_judged_in_their_teachers_places(tmp_path):
+    write_log(tmp_path, "endpoint", 20.0)
+    write_log(tmp_path, "coarse", 21.0)
+    write_log(tmp_path, "distill-coarse", 19.0)
+    (tmp_path / "distill-coarse" / "state.pt").touch()
+    assert better_stages(tmp_path) == ("endpoint", "coarse", "super-resolution")
+    assert better_stages(tmp_path, distilled=True) == ("endpoint", "super-resolution")
 
 
 def test_an_exported_run_is_a_model_and_replaces_another_only_when_allowed(here, monkeypatch):

@@ -12,8 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from axon_core import cli
@@ -22,7 +24,7 @@ from axon_core.data import pairs
 from axon_core.data.pairs import PairDataset
 from axon_core.errors import AxonError, ConfigError, DeviceError, ModelError, OutputError
 from axon_core.model import AxonModel, ModelCard
-from axon_core.training import recipe, run, sources, trainer
+from axon_core.training import recipe, run, sources, trainer, validate
 from axon_core.training.checkpoint import PREVIOUS, STATE, read_state, save_state
 from axon_core.training.events import Log, read_log
 from axon_core.training.plot import plot_curves
@@ -137,8 +139,6 @@ def test_validation_shows_the_averaged_weights_and_leaves_no_trace(tmp_path):
     assert same(state_of(tmp_path / "plain", "endpoint"), state_of(tmp_path / "watched", "endpoint"))
     checks = [event for event in told if event["type"] == "validation"]
     assert [event["step"] for event in checks] == [2, 4, 6]
-    from PIL import Image
-
     with Image.open(checks[-1]["picture"]) as picture:
         assert picture.size == (6 * 16, 2 * 16)
     watched.trained.load_state_dict(state_of(tmp_path / "plain", "endpoint")["ema"]["average"])
@@ -147,6 +147,27 @@ def test_validation_shows_the_averaged_weights_and_leaves_no_trace(tmp_path):
     _, target, weight = training_data.batch_of(data)
     errors = [float(((v - t)[w == 1].abs() / 2).mean()) for v, t, w in zip(volume, target, weight, strict=True)]
     assert checks[-1]["mae"] == pytest.approx(sum(errors) / 2, abs=1e-4)
+
+
+def test_the_cases_are_kept_in_hu_as_the_picture_shows_them(tmp_path, monkeypatch):
+    stage, data = stage_of("endpoint"), few()
+    found = validate.validate(stage, data.items, torch.device("cpu"), tmp_path)
+    window = load_preset("tiny").hu_window
+    with np.load(tmp_path / validate.VOLUMES) as file:
+        made, truth, affine = file["made"], file["truth"], file["affine"]
+    _, target, _ = training_data.batch_of(data)
+    assert made.dtype == truth.dtype == np.int16
+    assert np.abs(truth - window.decode(target[:, 0]).numpy()).max() <= 0.5
+    with Image.open(found["picture"]) as picture:
+        shown = np.asarray(picture).reshape(2, 16, 6, 16).swapaxes(1, 2)
+    grey = window.encode(made[:, :, 8].astype(float)) * 127.5 + 127.5
+    assert np.abs(shown[:, 0] - grey[:, ::-1]).max() <= 1, "coronal, head up"
+    np.testing.assert_allclose(affine @ [7.5, 7.5, 7.5, 1], [0, 0, 0, 1], atol=1e-9)
+    np.testing.assert_allclose(np.diag(affine), [360 / 16] * 3 + [1])
+    (tmp_path / validate.VOLUMES).unlink()
+    monkeypatch.setattr(validate, "LARGEST", 15)
+    validate.validate(stage, data.items, torch.device("cpu"), tmp_path)
+    assert not (tmp_path / validate.VOLUMES).exists()
 
 
 def test_mixed_precision_learns_and_keeps_full_weights(tmp_path):
@@ -489,8 +510,6 @@ def test_tensorboard_has_losses_and_pictures(trained):
 def test_the_curves_are_drawn(trained, tmp_path):
     done = axon("watch", trained[0], "-o", tmp_path / "curves.png")
     assert done.exit_code == 0, done.output
-    from PIL import Image
-
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 1500
         dark = sum(picture.convert("L").histogram()[:128])

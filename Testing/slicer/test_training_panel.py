@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import itertools
 import json
@@ -46,7 +47,7 @@ def road(started, tmp_path_factory):
     """The whole road, watched: prepare, start, scene closed, pause, resume, use in AXON Reconstruction."""
     import slicer
 
-    from AXONTrainingLib import curves, views
+    from AXONTrainingLib import cases, curves, views
 
     folder = tmp_path_factory.mktemp("training") / "Ä b"
     folder.mkdir()
@@ -81,6 +82,8 @@ def road(started, tmp_path_factory):
         seen.table = ui.checkpointLabel.text
         seen.shown = views.pictureNode()
         seen.shownName, seen.synthetic = seen.shown.GetName(), seen.shown.GetAttribute("AXON.Synthetic")
+        seen.volumes = [(node.GetName(), node.GetAttribute("AXON.Synthetic")) for node in cases.every()]
+        seen.made, seen.truth = (slicer.util.arrayFromVolume(node).astype(float) for node in cases.every())
         seen.shownPicture = slicer.util.arrayFromVolume(seen.shown).copy()
         plots = [slicer.mrmlScene.GetSingletonNode(t, "vtkMRMLPlotViewNode") for t in (curves.LOSS, curves.QUALITY)]
         seen.charts = [plot.GetPlotChartNode().GetAttribute("AXON.Training") for plot in plots]
@@ -140,6 +143,11 @@ class TestTheRoad:
         with Image.open(road.folder / "run" / "coarse" / "cases.png") as image:
             assert np.array_equal(road.shownPicture[0], np.asarray(image.convert("RGB")))
 
+    def test_the_held_out_case_is_a_volume_that_resembles_its_ct(self, road):
+        assert road.volumes == [("AXON held-out case 1, Bridge", "1"), ("AXON held-out case 1, CT", None)]
+        assert road.made.shape == road.truth.shape == (16, 16, 16) and road.truth.min() < -800
+        assert np.corrcoef(road.made.ravel(), road.truth.ravel())[0, 1] > 0.5, "30 steps"
+
     def test_both_charts_are_in_their_views(self, road):
         assert road.charts == ["AXONTrainingLoss", "AXONTrainingQuality"]
 
@@ -154,13 +162,16 @@ class TestTheRoad:
         assert (road.folder / "run" / "model" / "curves.png").stat().st_size > 5000
 
     def test_a_run_that_is_chosen_again_shows_its_curves(self, road, panel):
-        from AXONTrainingLib import curves
+        from AXONTrainingLib import cases, curves
 
         panel._parameterNode.run = str(road.folder / "run")
         assert curves.points(curves.PROGRESS, "endpoint") == road.points
         assert panel.ui.applyButton.text == "Resume" and "30/30" in panel.ui.checkpointLabel.text
         assert panel.ui.exportButton.enabled and panel.ui.stageCombo.currentText == "Bridge"
+        panel.model.onStage()
+        assert len(cases.every()) == 2
         panel._parameterNode.run = str(road.folder / "another")
+        assert cases.every() == [], "these are of the run before"
         assert not curves.exists() and panel.ui.applyButton.text == "Start" and not panel.ui.exportButton.enabled
 
     def test_a_folder_with_a_model_is_not_overwritten_by_export(self, road, panel, monkeypatch):
@@ -355,7 +366,7 @@ def raisedCodes() -> dict[str, str]:
     found = {}
     for path in [*folders, *ROOT.glob("axon_core/job_*.py")]:
         text = path.read_text(encoding="utf-8")
-        for match in re.finditer(r'"((?:training|prepare|plan|cache|manifest|output)\.[\w-]+)"', text):
+        for match in re.finditer(r'"((?:training|prepare|plan|cache|manifest|output|anatomy)\.[\w-]+)"', text):
             found[match[1]] = text[match.end() : match.end() + 500].split("raise ")[0]
     return found
 
@@ -368,9 +379,10 @@ def test_no_advice_speaks_of_the_command_line():
     from AXONTrainingLib.advice import adviceOf
 
     sources = raisedCodes()
-    assert {"training.memory", "prepare.one-patient", "plan.missing", "output.exists"} <= set(sources)
+    expected = {"training.memory", "training.other-student", "prepare.one-patient", "plan.missing", "anatomy.missing"}
+    assert {*expected, "output.exists"} <= set(sources)
     for code, source in sources.items():
-        if code in NOT_OFFERED or "student" in code or not re.search(r"--\w|axon \w|`axon", source):
+        if code in NOT_OFFERED or not re.search(r"--\w|axon \w|`axon", source):
             continue
         marker = "the library's own words"
         assert adviceOf({"code": code, "title": "", "advice": marker}) != marker, f"{code}: {source}"
@@ -385,6 +397,17 @@ WRONG = {
     "no data": ({"cache": ""}, "applyButton", "Choose a folder of prepared data"),
     "no run": ({"run": "", "cache": "PAIRS"}, "applyButton", "Choose a folder for the run"),
     "no stage": ({"trainCoarse": False, "cache": "PAIRS"}, "applyButton", "Tick a stage"),
+    "no teacher": (
+        {"trainCoarse": False, "distilCoarse": True, "cache": "PAIRS"},
+        "applyButton",
+        "The student of the bridge has no teacher",
+    ),
+    "two of three teachers": (
+        {"trainPrior": True, "distilFine": True, "cache": "PAIRS"},
+        "applyButton",
+        "The student of FineDiff has no teacher",
+    ),
+    "no such shapes": ({"anatomy": "nowhere.safetensors", "cache": "PAIRS"}, "applyButton", "no such file"),
 }
 
 
@@ -400,6 +423,50 @@ def test_a_disabled_button_says_what_is_missing(chosen, tmp_path, case):
     assert not widget.enabled and words in widget.toolTip
     widget.click()
     assert chosen.data.job is None and chosen.train.job is None and driving.told() == []
+
+
+def test_a_student_may_learn_from_a_teacher_of_the_run(chosen, tmp_path):
+    """Trained before, or by the same training; the choice of steps is open when there is a student."""
+    pretendPrepared(chosen, tmp_path)
+    assert chosen.ui.applyButton.enabled and not chosen.ui.studentSpin.enabled
+    chosen._parameterNode.distilCoarse = True
+    assert chosen.ui.applyButton.enabled and chosen.ui.studentSpin.enabled and chosen.ui.teacherSpin.enabled
+    chosen._parameterNode.trainCoarse = False
+    assert not chosen.ui.applyButton.enabled and "no teacher" in chosen.ui.stageLabel.text
+    for stage in ("endpoint", "coarse"):
+        (tmp_path / "run" / stage).mkdir(parents=True)
+        (tmp_path / "run" / stage / "state.pt").touch()
+    chosen.train.refresh()
+    assert chosen.ui.applyButton.enabled and chosen.ui.stageLabel.text == ""
+
+
+def test_students_are_exported_where_the_run_has_some(chosen, tmp_path, monkeypatch):
+    from AXONTrainingLib import panel_model
+
+    asked = []
+    monkeypatch.setattr(panel_model, "startWorker", lambda job, *_: asked.append(job) or Ends({"type": "error"}))
+    (tmp_path / "run" / "endpoint").mkdir(parents=True)
+    (tmp_path / "run" / "endpoint" / "state.pt").touch()
+    chosen._parameterNode.distilled = True  # of another run, say
+    chosen.model.refresh()
+    assert chosen.ui.distilledCheck.isHidden()
+    for expected in (False, True):
+        chosen.model.export(tmp_path / "model", False, None)
+        assert asked[-1]["distilled"] is expected
+        chosen.model.job = None
+        (tmp_path / "run" / "distill-coarse").mkdir(exist_ok=True)
+        (tmp_path / "run" / "distill-coarse" / "state.pt").touch()
+        chosen.model.refresh()
+    assert not chosen.ui.distilledCheck.isHidden() and "Student of the bridge" in chosen.ui.checkpointLabel.text
+
+
+def test_the_file_of_other_shapes_is_chosen(chosen):
+    from host import user
+
+    assert chosen.ui.advancedButton.collapsed
+    user.chosen = "/somewhere/shapes.safetensors"
+    chosen.ui.anatomyFileButton.click()
+    assert chosen.ui.anatomyEdit.text == chosen._parameterNode.anatomy == "/somewhere/shapes.safetensors"
 
 
 def test_a_gpu_that_is_not_there_is_told(chosen, tmp_path):
@@ -453,6 +520,7 @@ def test_every_choice_reaches_the_worker(chosen):
     from axon_core.job_export import ExportJob
     from axon_core.job_prepare import PrepareJob
     from axon_core.job_train import TrainJob
+    from axon_core.training.settings import StageSettings
     from AXONTrainingLib import request
     from AXONTrainingLib.parameters import Budget
 
@@ -471,6 +539,14 @@ def test_every_choice_reaches_the_worker(chosen):
     p.learningRate, p.trainPrior = 1e-4, True
     assert request.training(p)["lr"] == 1e-4 and request.training(p, dryRun=True)["dry_run"]
     assert request.training(p)["parts"] == ["coarse", "prior"]
+    defaults = [f.default for f in dataclasses.fields(StageSettings) if f.name in ("student_steps", "teacher_steps")]
+    assert [request.training(p)[name] for name in ("student_steps", "teacher_steps")] == defaults
+    p.phantomPercent, p.anatomy, p.findings, p.distilCoarse, p.studentSteps = 10.0, "shapes", True, True, 1
+    job = request.training(p)
+    made = TrainJob.from_dict({key: value for key, value in job.items() if key != "task"})
+    assert (made.phantoms, made.anatomy, made.findings, made.student_steps) == (0.1, "shapes", True, 1)
+    assert made.parts == ("coarse", "prior", "distill-coarse")
+    assert request.exporting(p, "somewhere", distilled=True)["distilled"] is True
     for kind, job in ((PrepareJob, request.preparation(p)), (ExportJob, request.exporting(p, "somewhere"))):
         kind.from_dict({key: value for key, value in job.items() if key != "task"})
 
@@ -564,9 +640,10 @@ def test_the_batch_prepares_trains_and_saves_when_it_is_stopped(road, tmp_path):
 def test_the_batch_asks_for_what_its_options_say():
     from axon_core.job_export import ExportJob
     from axon_core.job_prepare import PrepareJob
-    from axon_core.job_train import TrainJob
+    from axon_core.job_train import NETWORKS, PARTS, TrainJob
 
     batch = script()
+    assert (*batch.NETWORKS, *batch.STUDENTS) == PARTS
     kinds = {"prepare": PrepareJob, "train": TrainJob, "export": ExportJob}
 
     def jobs(*arguments):
@@ -581,6 +658,13 @@ def test_the_batch_asks_for_what_its_options_say():
     [train] = jobs("--cache", "c", "--run", "r", "--minutes", "5", "--less-memory", "--parts", "sr", "--lr", "1e-4")
     assert (train["minutes"], train["micro"], train["recompute"], train["lr"]) == (5.0, 1, True, 1e-4)
     assert [job["task"] for job in jobs("--cache", "c", "--run", "r", "--model", "m", "--dry-run")] == ["train"]
+    assert train["anatomy"] is None and train["parts"] == ["sr"] and everything[1]["parts"] == list(NETWORKS)
+    varied = ("--phantoms", "0.1", "--anatomy", "shapes", "--findings", "--parts", "distill-fine", "--distilled")
+    steps = ("--steps-student", "3", "--steps-teacher", "9")
+    [train, export] = jobs("--cache", "c", "--run", "r", "--model", "m", *varied, *steps)
+    assert (train["phantoms"], train["anatomy"], train["findings"]) == (0.1, os.path.abspath("shapes"), True)
+    assert (train["parts"], train["student_steps"], train["teacher_steps"]) == (["distill-fine"], 3, 9)
+    assert export["distilled"] is True and everything[2]["distilled"] is False
 
 
 @pytest.mark.parametrize(

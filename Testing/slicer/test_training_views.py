@@ -231,6 +231,63 @@ def test_nothing_is_shown_without_a_main_window(started, hosted, tmp_path):
         started.setMainWindow(True)
 
 
+def writeCases(folder, count, seed=0):
+    """Volumes as a validation keeps them; (made, truth, affine)."""
+    from axon_core.geometry import CanonicalGrid
+
+    random = np.random.default_rng(seed)
+    made, truth = (random.integers(-1000, 1000, (count, 8, 9, 10), np.int16) for _ in range(2))
+    affine = CanonicalGrid(8).affine
+    np.savez(folder / "cases.npz", made=made, truth=truth, affine=affine)
+    return made, truth, affine
+
+
+def test_the_held_out_cases_are_volumes_in_hu(hosted, tmp_path):
+    import slicer
+
+    from AXONLib import volumes
+    from AXONTrainingLib import cases
+
+    made, truth, affine = writeCases(tmp_path, 2)
+    nodes = cases.show(tmp_path, "Bridge")
+    assert [node.GetName() for node in nodes] == [
+        "AXON held-out case 1, Bridge",
+        "AXON held-out case 1, CT",
+        "AXON held-out case 2, Bridge",
+        "AXON held-out case 2, CT",
+    ]
+    assert [node.GetAttribute(volumes.SYNTHETIC) for node in nodes] == ["1", None, "1", None]
+    for node, hu in zip(nodes, (made[0], truth[0], made[1], truth[1]), strict=True):
+        assert np.array_equal(slicer.util.arrayFromVolume(node), hu)
+        np.testing.assert_allclose(volumes.affineOf(node), affine)
+        display = node.GetDisplayNode()
+        assert (display.GetWindow(), display.GetLevel(), display.GetAutoWindowLevel()) == (1500, -400, 0)
+        assert not node.GetSaveWithScene() and not display.GetSaveWithScene()
+
+
+def test_a_later_validation_takes_the_place_of_the_one_before(hosted, tmp_path):
+    import slicer
+
+    from AXONTrainingLib import cases
+    from AXONTrainingLib.views import readPicture
+
+    other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "mine")
+    shown = readPicture(picture(tmp_path / "a.png", (255, 0, 0)), "picture", synthetic=True)
+    writeCases(tmp_path, 2)
+    first = cases.show(tmp_path, "Bridge")
+    first[0].GetDisplayNode().SetWindowLevel(400, 40)  # the user's
+    made, _truth, _affine = writeCases(tmp_path, 1, seed=1)
+    second = cases.show(tmp_path, "FineDiff")
+    assert second == first[:2] and second[0].GetName() == "AXON held-out case 1, FineDiff"
+    assert np.array_equal(slicer.util.arrayFromVolume(second[0]), made[0])
+    assert second[0].GetDisplayNode().GetWindow() == 400
+    (tmp_path / "cases.npz").write_bytes(b"half of a fi")
+    assert cases.show(tmp_path, "Bridge") == []
+    assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == [other, shown]
+    displays = slicer.util.getNodesByClass("vtkMRMLScalarVolumeDisplayNode")
+    assert [node for node in displays if node.GetWindow() in (400, 1500)] == []
+
+
 # ---- the run's folder
 
 
@@ -244,23 +301,33 @@ def test_saved_stages_are_listed_with_their_last_figures(run):
     assert runs.checkpoints(None) == [] and runs.checkpoints(run / "nowhere") == []
     assert runs.isRun(run) and not runs.isRun(run / "nowhere") and not runs.isRun(None)
     assert runs.folderOf(" ") is None
+    assert runs.saved(run) == ["endpoint", "coarse"] and runs.students(run) == []
+    (run / "distill-coarse").mkdir()
+    (run / "distill-coarse" / "state.pt").touch()
+    assert runs.students(run) == ["distill-coarse"] and runs.saved(None) == []
 
 
 def test_stages_are_those_of_the_library():
     from axon_core.job_train import PARTS
+    from axon_core.training.distill import STUDENTS
     from axon_core.training.run import COMMANDS
     from AXONTrainingLib import curves, request, runs
 
     assert tuple(request.PARTS.values()) == PARTS
-    assert {part: COMMANDS[part] for part in PARTS} == request.STAGES
+    assert {part: COMMANDS.get(part, (part,)) for part in PARTS} == request.STAGES
+    assert {name: student.needs for name, student in STUDENTS.items()} == request.TEACHERS
     assert set(curves.COLORS) == set(runs.ORDER) and all(curves.stageTitle(stage) != stage for stage in runs.ORDER)
     pictures = {"cases.png", "strip.jpg", "contact_sheet.html"}
     from axon_core.data.contact_sheet import SHEET_FILE
     from axon_core.job_prepare import STRIP
-    from axon_core.training.validate import PICTURE
-    from AXONTrainingLib import panel_data
+    from axon_core.training.validate import PICTURE, VOLUMES
+    from AXONTrainingLib import cases, panel_data
 
-    assert {PICTURE, STRIP, SHEET_FILE} == pictures and (panel_data.STRIP, panel_data.SHEET) == (STRIP, SHEET_FILE)
+    assert (
+        cases.FILE == VOLUMES
+        and {PICTURE, STRIP, SHEET_FILE} == pictures
+        and (panel_data.STRIP, panel_data.SHEET) == (STRIP, SHEET_FILE)
+    )
 
 
 def test_drawn_chests_differ_and_are_chests(tmp_path):
