@@ -24,6 +24,7 @@ app = typer.Typer(
     epilog=examples(
         "axon train all cache -o run --preset small --dry-run",
         "axon train all cache -o run --preset small",
+        "axon train begin axon-small -o run    # then train it further, or distil it",
         "axon train watch run -o curves.png",
         "axon train export run -o my-model && axon reconstruct chest.dcm -o out --model my-model",
     ),
@@ -218,7 +219,30 @@ def tell_estimates(
     )
 
 
-# --- looking and handing on ------------------------------------------------------------------------------------------
+# --- beginning with a model, looking and handing on ------------------------------------------------------------------
+
+
+@app.command(
+    epilog=examples(
+        "axon train begin axon-small -o run && axon train coarse cache -o run --steps 500 --lr 2e-4",
+        "axon train begin axon-small -o fast && axon train distill cache -o fast --of coarse --steps-student 2",
+    )
+)
+@told
+def begin(
+    model: Annotated[str, typer.Argument(help="Name (see `axon models`) or folder of a model.")],
+    output: Run,
+    preset: Annotated[str | None, typer.Option("--preset", "-p", help="That of the model, if it has a file.")] = None,
+    seed: Seed = 0,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Begin a run with a model's weights: its stages count as trained, and those that you train go on from there."""
+    from axon_core.training.run import begin_run_from
+
+    info = begin_run_from(model, output, preset, seed)
+    facts = {"run": str(output), "model": info.name, "sha256": info.sha256, "stages": list(info.card.stages)}
+    print(json.dumps(facts) if json_ else f"{output}: starts with {info.name} ({', '.join(info.card.stages)}).")
 
 
 @app.command(epilog=examples("axon train watch run -o curves.png", "axon train watch run -o curves.png --every 10"))

@@ -18,12 +18,12 @@ from axon_core.data.anatomy import AnatomyModel
 from axon_core.data.cache import CacheDataset
 from axon_core.data.plan import PLAN_FILE, read_plan
 from axon_core.errors import ModelError
-from axon_core.training.checkpoint import has_state
 from axon_core.training.distill import EVERY
 from axon_core.training.estimate import Estimate, estimate, training_rate
 from axon_core.training.run import begin_run, train_stage
 from axon_core.training.settings import StageSettings, changed
 from axon_core.training.sources import Source, open_source
+from axon_core.training.start import is_trained
 from axon_core.training.trainer import make_fabric
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def check_needs(run: Path, stages: Iterable[str]) -> None:
     before: set[str] = set()
     for stage in stages:
         for needed in EVERY[stage].needs if stage in EVERY else ():
-            if needed not in before and not has_state(run / needed):
+            if needed not in before and not is_trained(run, needed):
                 raise ModelError(
                     "training.needs",
                     f"Stage {stage!r} builds on {needed!r}, which this run has not trained.",

@@ -1,6 +1,7 @@
 """A run: a folder in which the stages of a model are trained one after the other, and from which it is exported.
 
-``RUN/run.json`` tells with what it was begun; ``RUN/STAGE/`` holds a stage's state, log and picture (`trainer.train`);
+``RUN/run.json`` tells with what it was begun, ``RUN/start/`` holds the model with whose weights it started, if it did
+(see `start`); ``RUN/STAGE/`` holds a stage's state, log and picture (`trainer.train`);
 ``RUN/sigma.txt`` the measured spread of Y - F(x), on which the bridge is built; ``RUN/STUDENT/times.json`` the times at
 which a distilled student is evaluated.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +22,14 @@ from axon_core import SYNTHETIC_NOTICE, __version__
 from axon_core.config import ModelConfig, from_dict, load_preset
 from axon_core.errors import ConfigError, ModelError
 from axon_core.files import atomic_file
-from axon_core.model import AxonModel, ModelCard, ModelInfo
+from axon_core.model import AxonModel, ModelCard, ModelInfo, find_model
 from axon_core.training.checkpoint import has_state, read_state
 from axon_core.training.distill import EVERY, STUDENTS, Student
 from axon_core.training.draws import stream
 from axon_core.training.events import Listener
 from axon_core.training.settings import StageSettings
 from axon_core.training.stages import STAGES, Stage
+from axon_core.training.start import copy_start, is_trained, started
 from axon_core.training.trainer import train
 
 if TYPE_CHECKING:
@@ -44,7 +47,7 @@ SIGMA, RECORD, TIMES = "sigma.txt", "run.json", "times.json"
 
 
 def begin_run(run: Path, preset: str, data: Sequence[dict[str, Any]], seed: int, baseline: str = "") -> None:
-    """Note with what the run was begun, or check that it goes on with the same.
+    """Note with what the run was begun, or check that it goes on with the same; all data that it learns from are noted.
 
     Errors:
         ConfigError: it was begun with another preset, or for another method. ModelError: the same, of a run without a
@@ -72,6 +75,24 @@ def begin_run(run: Path, preset: str, data: Sequence[dict[str, Any]], seed: int,
             f"{run.name} was begun with preset {record['preset']!r}, which is another model.",
             f"Go on with --preset {record['preset']}, or choose another folder.",
         )
+    if new := [facts for facts in data if facts not in record["data"]]:
+        record["data"] += new
+        with atomic_file(path, overwrite=True) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def begin_run_from(model: str | os.PathLike[str], run: Path, preset: str | None = None, seed: int = 0) -> ModelInfo:
+    """Begin a run with the weights of a model; `preset` is the one of the model's name by default.
+
+    Errors:
+        See `start.copy_start`.
+    """
+    preset = preset or find_model(model).config.name
+    info = copy_start(model, run, preset)
+    if info.config.bridge.sigma:
+        _note_sigma(run, info.config.bridge.sigma)
+    begin_run(run, preset, [{"kind": "model", "name": info.name, "sha256": info.sha256}], seed)
+    return info
 
 
 def run_preset(run: Path) -> str:
@@ -82,14 +103,15 @@ def run_preset(run: Path) -> str:
 
 def open_run(preset: str, run: Path) -> AxonModel:
     """A model of `preset` with the averaged weights of every stage that the run has begun, and the bridge's sigma."""
-    model = AxonModel(_with_sigma(load_preset(preset), run))
-    done = []
-    for stage, kind in STAGES.items():
+    config = _with_sigma(load_preset(preset), run)
+    model = started(run) or AxonModel(config)
+    model.config = config
+    done = [stage for stage in STAGES if is_trained(run, stage)]
+    for stage in done:
+        network = getattr(model, STAGES[stage].learns)
         if has_state(run / stage):
-            network = getattr(model, kind.learns)
             network.load_state_dict(read_state(run / stage, network)["ema"]["average"])
-            network.eval().requires_grad_(False)
-            done.append(stage)
+        network.eval().requires_grad_(False)
     model.card = ModelCard(stages=tuple(SERVES[stage] for stage in done if stage in SERVES))
     return model
 
@@ -99,6 +121,11 @@ def _with_sigma(config: ModelConfig, run: Path) -> ModelConfig:
         return config
     sigma = float((run / SIGMA).read_text(encoding="utf-8"))
     return dataclasses.replace(config, bridge=dataclasses.replace(config.bridge, sigma=sigma, s=2 * sigma**2))
+
+
+def _note_sigma(run: Path, sigma: float) -> None:
+    with atomic_file(run / SIGMA, overwrite=True) as temporary:
+        temporary.write_text(f"{sigma:.4f}\n", encoding="utf-8")
 
 
 @torch.inference_mode()
@@ -126,7 +153,7 @@ def open_stage(name: str, preset: str, run: Path, settings: StageSettings, seed:
         torch.manual_seed(stream("weights", seed, name).initial_seed())
         stage = EVERY[name](model, settings)
     for needed in stage.needs:
-        if not has_state(run / needed):
+        if not is_trained(run, needed):
             raise ModelError(
                 "training.needs", f"Stage {name!r} builds on {needed!r}, which this run has not trained.",
                 "Train the stages in order: coarse, prior, fine, sr; or `axon train all`. Students come last.",
@@ -155,8 +182,7 @@ def train_stage(
         if not (run / SIGMA).is_file() and has_state(run / "endpoint"):
             sigma = residual_sd(open_run(preset, run), data)
             if fabric.is_global_zero:
-                with atomic_file(run / SIGMA, overwrite=True) as temporary:
-                    temporary.write_text(f"{sigma:.4f}\n", encoding="utf-8")
+                _note_sigma(run, sigma)
         fabric.barrier()
     stage = open_stage(name, preset, run, settings, seed)
     if isinstance(stage, Student) and fabric.is_global_zero:
@@ -221,11 +247,20 @@ def export_run(run: Path, out: Path, card: ModelCard, preset: str | None = None,
         )
     if distilled:
         model = with_students(model, run)
-    stages = tuple(s for s in model.card.stages if s != "fine" or has_state(run / "prior"))
+    stages = tuple(s for s in model.card.stages if s != "fine" or is_trained(run, "prior"))
     default = tuple(stage for stage in card.default_stages if stage in stages)
+    card = dataclasses.replace(card, notes=" ".join(filter(None, [_origin(run), card.notes])))
     info = model.save_pretrained(out, dataclasses.replace(card, stages=stages, default_stages=default))
     write_card(info)
     return info
+
+
+def _origin(run: Path) -> str:
+    """With which model's weights a run started, "" where it did not."""
+    if started(run) is None:
+        return ""
+    model = json.loads((run / RECORD).read_text(encoding="utf-8"))["data"][0]
+    return f"Trained on from {model['name']}, sha256 {model['sha256']}."
 
 
 def write_card(info: ModelInfo, curves: bool = True) -> None:

@@ -165,7 +165,7 @@ class PriorStage(Stage):
 class ControlStage(Stage):
     """ControlNet on the coarse volume or on the films, the prior frozen; gradients flow through the prior's decoder.
 
-    It starts as the prior's encoder behind convolutions of zeros.
+    What was not trained before starts as the prior's encoder behind convolutions of zeros.
     """
 
     learns = "control"
@@ -173,7 +173,8 @@ class ControlStage(Stage):
 
     def __init__(self, model: AxonModel, settings: StageSettings) -> None:
         super().__init__(model, settings)
-        model.control.start_from(model.prior)
+        if not model.has("fine"):
+            model.control.start_from(model.prior)
         model.prior.requires_grad_(False)
 
     def forward(self, batch: Batch, draws: Draws) -> Loss:
