@@ -168,6 +168,7 @@ def training(folder):
         ui.applyButton.click()
         assert desk.wait(1200, lambda: widget.train.job is None), "not trained"
         desk.wait(1)
+        ui.advancedButton.collapsed = False
         desk.picture(folder / "slicer_training.png")
     desk.close("AXONTraining")
 
