@@ -1,5 +1,7 @@
 """The held-out cases of a stage as volumes in HU: what it makes of each, and the CT."""
 
+import zipfile
+
 import numpy as np
 from slicer.i18n import tr as _
 
@@ -24,7 +26,7 @@ def show(folder, stage):
     try:
         with np.load(folder / FILE, allow_pickle=False) as file:
             arrays, affine = [file[kind] for kind in KINDS], file["affine"]
-    except (OSError, ValueError, KeyError):  # is being replaced, or was never there
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # damaged, or was never there
         arrays, affine = [[], []], None
     nodes = [
         _node(kind, number, hu, affine, stage)

@@ -281,8 +281,10 @@ def test_a_later_validation_takes_the_place_of_the_one_before(hosted, tmp_path):
     assert second == first[:2] and second[0].GetName() == "AXON held-out case 1, FineDiff"
     assert np.array_equal(slicer.util.arrayFromVolume(second[0]), made[0])
     assert second[0].GetDisplayNode().GetWindow() == 400
-    (tmp_path / "cases.npz").write_bytes(b"half of a fi")
-    assert cases.show(tmp_path, "Bridge") == []
+    whole = (tmp_path / "cases.npz").read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"half of a fi", b""):
+        (tmp_path / "cases.npz").write_bytes(damaged)
+        assert cases.show(tmp_path, "Bridge") == []
     assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == [other, shown]
     displays = slicer.util.getNodesByClass("vtkMRMLScalarVolumeDisplayNode")
     assert [node for node in displays if node.GetWindow() in (400, 1500)] == []
