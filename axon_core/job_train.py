@@ -54,6 +54,7 @@ class TrainJob:
         output: folder of the run; goes on with what is there.
         parts: among `PARTS`. A student learns from a teacher that is trained in the run, before or by the same job.
         preset: "tiny", "small", "base", "paper", or a TOML file.
+        start: name or folder of a model with whose weights a new run starts (see `training.start`), or None.
         steps: optimiser steps of each stage; None for the preset's. Never together with `minutes`.
         minutes: for all stages together, each gets the same share. How many steps fit is measured when a stage begins
             and kept in the run, so that the schedule of the learning rate ends with the time.
@@ -77,6 +78,7 @@ class TrainJob:
     output: str
     parts: tuple[str, ...] = NETWORKS
     preset: str = "small"
+    start: str | None = None
     steps: int | None = None
     minutes: float | None = None
     kept: int = 0
@@ -104,6 +106,7 @@ class TrainJob:
         check("output", self.output != "", "a folder for the run")
         good = len(self.parts) > 0 and len(set(self.parts)) == len(self.parts) and set(self.parts) <= set(PARTS)
         check("parts", good, f"some of {', '.join(PARTS)}")
+        check("start", self.start is None or bool(self.start), "the name or folder of a model, or null")
         check("steps", _whole(self.steps), "a whole number from 1")
         check("minutes", _positive(self.minutes), "a number above 0")
         check("minutes", None in (self.steps, self.minutes), "either steps or minutes")
@@ -144,11 +147,14 @@ class TrainJob:
             _check_fabric()
 
         from axon_core.training.chain import RunData, begin_chain
+        from axon_core.training.run import RECORD, begin_run_from
 
         where, anatomy = Path(self.data), None if self.anatomy is None else Path(self.anatomy)
         data = RunData(where, config, device, self.seed, self.kept, self.phantoms, anatomy, self.findings)
         if self.dry_run:
             return self._plan(stages, data)
+        if self.start and not (Path(self.output) / RECORD).is_file():
+            begin_run_from(self.start, Path(self.output), self.preset, self.seed)
         links = begin_chain(stages, data, Path(self.output), self.preset)
         for number, link in enumerate(links):
             self._train(link, (number, len(links)), staging, callback)

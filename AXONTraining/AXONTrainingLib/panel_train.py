@@ -54,6 +54,7 @@ class TrainPanel:
         ui.setupButton.connect("clicked(bool)", self.onSetup)
         ui.runFolderButton.connect("clicked(bool)", self.onRunFolder)
         ui.anatomyFileButton.connect("clicked(bool)", self.onAnatomyFile)
+        ui.startFolderButton.connect("clicked(bool)", self.onStartFolder)
         installation.changed.connect(self.refresh)
 
     def onRunFolder(self, *_unused):
@@ -65,6 +66,11 @@ class TrainPanel:
         path = services.chooseFile(_("Other shapes of the CTs"), _("Shapes") + " (*.safetensors)")
         if path:
             self.workplace.parameters.anatomy = str(path)
+
+    def onStartFolder(self, *_unused):
+        path = services.chooseFolder(_("Model to start with"))
+        if path:
+            self.workplace.parameters.startModel = path
 
     def onSetup(self, *_unused):
         """Install what is missing, after asking."""
@@ -96,14 +102,20 @@ class TrainPanel:
             return _("Tick a stage.")
         if not p.run.strip():
             return _("Choose a folder for the run.")
-        for student in request.withoutTeachers(p, runs.saved(self.run())):
-            return teacherMissing(student)
+        if not self._fromModel():
+            for student in request.withoutTeachers(p, runs.saved(self.run())):
+                return teacherMissing(student)
         if p.anatomy.strip() and not pathlib.Path(p.anatomy).is_file():
             return _("There is no such file with other shapes: choose it under 'Advanced', or leave that empty.")
         device = self.installation.device(p.device.value)
         if device is None or not device["available"]:
             return device["text"] if device else _("There is no such device here.")
         return ""
+
+    def _fromModel(self):
+        """Whether stages that are not trained have the weights of a model."""
+        new = not runs.isRun(self.run())
+        return runs.startsWithModel(self.run()) or (new and bool(self.workplace.parameters.startModel.strip()))
 
     def run(self):
         """Folder of the chosen run, or None."""

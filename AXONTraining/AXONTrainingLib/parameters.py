@@ -69,6 +69,7 @@ class AXONTrainingParameters:
     distilFine: bool = False
     studentSteps: Annotated[int, WithinRange(1, 16)] = 2
     teacherSteps: Annotated[int, WithinRange(1, 1000)] = 8
+    startModel: str = ""
     run: str = ""
 
     modelTitle: str = ""

@@ -83,6 +83,7 @@ def training(p, stopFile=None, dryRun=False):
         "output": p.run,
         "parts": parts(p),
         "preset": p.preset.value,
+        "start": p.startModel.strip() or None,
         "kept": p.keptChests,
         "phantoms": p.phantomPercent / 100,
         "anatomy": p.anatomy.strip() or None,

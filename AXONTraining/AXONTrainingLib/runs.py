@@ -44,6 +44,11 @@ def isRun(folder):
     return folder is not None and (folder / "run.json").is_file()
 
 
+def startsWithModel(run):
+    """Whether a run began with the weights of a model, on which all that is missing may build."""
+    return run is not None and (run / "start").is_dir()
+
+
 def logs(run):
     """Stage -> its events, of those that have any."""
     found = {stage: read_log(run / stage) for stage in ORDER}

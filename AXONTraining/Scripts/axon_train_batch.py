@@ -59,6 +59,7 @@ def parser() -> batch.Parser:
     made.add_argument("--phantoms", type=float, default=0.0, help="share of drawn phantoms among the chests, 0 to 1")
     made.add_argument("--anatomy", type=Path, help="other shapes of the CTs: file of `axon data anatomy`")
     made.add_argument("--findings", action="store_true", help="paint nodules, effusions and the like into the CTs")
+    made.add_argument("--start", help="name or folder of a model with whose weights a new run starts")
     made.add_argument("--steps-student", type=int, help="evaluations of a student, 1 to 16")
     made.add_argument("--steps-teacher", type=int, help="of the walk of its teacher that a student learns")
     made.add_argument("--lr", type=float, help="learning rate")
@@ -92,6 +93,7 @@ def requests(o: argparse.Namespace, stop_file: str) -> list[dict]:
                 "output": os.path.abspath(o.run),
                 "parts": o.parts,
                 "preset": o.preset,
+                "start": o.start,
                 "steps": o.steps,
                 "minutes": o.minutes,
                 "kept": o.kept,

@@ -20,7 +20,7 @@ from axon_core.errors import AxonError, ConfigError, DeviceError, ModelError, Ou
 from axon_core.job_export import ExportJob, better_stages
 from axon_core.job_prepare import PrepareJob
 from axon_core.job_train import TrainJob
-from axon_core.model import inspect
+from axon_core.model import WEIGHTS, ModelCard, inspect
 from axon_core.selfcheck import MODEL_KEYS, report
 from axon_core.training import chain, run, trainer
 from axon_core.training.chain import RunData, begin_chain
@@ -192,6 +192,16 @@ def refused(kind: type[AxonError], code: str, job: TrainJob) -> None:
     assert error.value.code == code and error.value.title and error.value.advice
 
 
+def test_a_new_run_starts_with_the_weights_of_a_model_and_goes_on_with_its_own(here):
+    done(training(here))
+    info = run.export_run(here / "run", here / "model", ModelCard())
+    other = {"output": str(here / "other"), "start": str(here / "model"), "parts": ["distill-coarse"], "steps": 2}
+    done(training(here, **other))  # its teacher is the model's bridge
+    assert (here / "other" / "start" / "model.safetensors").read_bytes() == (info.folder / WEIGHTS).read_bytes()
+    shutil.rmtree(here / "model")
+    done(training(here, **other))  # begun: the model is not asked for again
+
+
 def test_what_cannot_be_trained_is_refused_before_it_begins(here, cache, monkeypatch):
     prepared = str(cache[0])
     refused(ConfigError, "training.no-data", training(here, data=str(here / "nowhere")))
@@ -280,6 +290,7 @@ def test_an_epoch_is_a_pass_over_the_cases_not_over_what_was_drawn_from_them(her
         ("phantoms", 1.5),
         ("phantoms", "half"),
         ("anatomy", ""),
+        ("start", ""),
         ("findings", 1),
         ("student_steps", 17),
         ("teacher_steps", 0),

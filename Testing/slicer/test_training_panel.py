@@ -375,7 +375,7 @@ def raisedCodes() -> dict[str, str]:
 NOT_OFFERED = {"training.batch", "training.setting", "training.stage", "training.preset", "prepare.split"}
 
 
-def test_no_advice_speaks_of_the_command_line():
+def test_no_advice_speaks_of_the_command_line(hosted):
     from AXONTrainingLib.advice import adviceOf
 
     sources = raisedCodes()
@@ -438,6 +438,27 @@ def test_a_student_may_learn_from_a_teacher_of_the_run(chosen, tmp_path):
         (tmp_path / "run" / stage / "state.pt").touch()
     chosen.train.refresh()
     assert chosen.ui.applyButton.enabled and chosen.ui.stageLabel.text == ""
+
+
+def test_a_student_may_learn_from_the_model_with_which_the_run_starts(chosen, tmp_path):
+    """A new run starts with the model that is chosen; one that was begun, with what it holds."""
+    from host import user
+
+    pretendPrepared(chosen, tmp_path)
+    chosen._parameterNode.trainCoarse, chosen._parameterNode.distilCoarse = False, True
+    assert not chosen.ui.applyButton.enabled
+    user.chosen = "/somewhere/model"
+    chosen.ui.startFolderButton.click()
+    assert chosen.ui.startEdit.text == chosen._parameterNode.startModel == "/somewhere/model"
+    assert chosen.ui.applyButton.enabled
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / "run.json").write_text("{}")
+    chosen.train.refresh()
+    assert not chosen.ui.applyButton.enabled and "no teacher" in chosen.ui.stageLabel.text
+    (tmp_path / "run" / "start").mkdir()
+    chosen._parameterNode.startModel = ""
+    chosen.train.refresh()
+    assert chosen.ui.applyButton.enabled
 
 
 def test_students_are_exported_where_the_run_has_some(chosen, tmp_path, monkeypatch):
@@ -542,9 +563,12 @@ def test_every_choice_reaches_the_worker(chosen):
     defaults = [f.default for f in dataclasses.fields(StageSettings) if f.name in ("student_steps", "teacher_steps")]
     assert [request.training(p)[name] for name in ("student_steps", "teacher_steps")] == defaults
     p.phantomPercent, p.anatomy, p.findings, p.distilCoarse, p.studentSteps = 10.0, "shapes", True, True, 1
+    assert TrainJob.from_dict({k: v for k, v in request.training(p).items() if k != "task"}).start is None
+    p.startModel = " axon-small "
     job = request.training(p)
     made = TrainJob.from_dict({key: value for key, value in job.items() if key != "task"})
     assert (made.phantoms, made.anatomy, made.findings, made.student_steps) == (0.1, "shapes", True, 1)
+    assert made.start == "axon-small"
     assert made.parts == ("coarse", "prior", "distill-coarse")
     assert request.exporting(p, "somewhere", distilled=True)["distilled"] is True
     for kind, job in ((PrepareJob, request.preparation(p)), (ExportJob, request.exporting(p, "somewhere"))):
@@ -660,10 +684,11 @@ def test_the_batch_asks_for_what_its_options_say():
     assert [job["task"] for job in jobs("--cache", "c", "--run", "r", "--model", "m", "--dry-run")] == ["train"]
     assert train["anatomy"] is None and train["parts"] == ["sr"] and everything[1]["parts"] == list(NETWORKS)
     varied = ("--phantoms", "0.1", "--anatomy", "shapes", "--findings", "--parts", "distill-fine", "--distilled")
-    steps = ("--steps-student", "3", "--steps-teacher", "9")
+    steps = ("--steps-student", "3", "--steps-teacher", "9", "--start", "axon-small")
     [train, export] = jobs("--cache", "c", "--run", "r", "--model", "m", *varied, *steps)
     assert (train["phantoms"], train["anatomy"], train["findings"]) == (0.1, os.path.abspath("shapes"), True)
     assert (train["parts"], train["student_steps"], train["teacher_steps"]) == (["distill-fine"], 3, 9)
+    assert train["start"] == "axon-small" and everything[1]["start"] is None
     assert export["distilled"] is True and everything[2]["distilled"] is False
 
 
