@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from axon_core.ctvolume import CTVolume
+from axon_core.data import plan, prepare
 
 SPACING = 6.0  # mm
 
@@ -63,3 +65,16 @@ def series(folder: Path, change: Callable[[Any, int], Any] | None = None, volume
         if change is None or change(ds, index) != "skip":
             ds.save_as(folder / f"{index:03d}.dcm", enforce_file_format=True)
     return folder
+
+
+def prepared(folder: Path) -> Path:
+    """The cache, for preset tiny, of two patients to train on and two to test."""
+    lines = ["patient,ct,split"]
+    for number, part in enumerate(("train", "train", "test", "test")):
+        save(folder / f"{number}.nrrd", seed=number, slices=58)
+        lines.append(f"p{number},{number}.nrrd,{part}")
+    (folder / "manifest.csv").write_text("\n".join(lines))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "SMALLEST_RENDER", 32)
+        prepare.prepare(folder / "manifest.csv", folder / "cache", prepare.PrepareOptions("tiny"))
+    return folder / "cache"

@@ -20,7 +20,6 @@ import chest_files
 import evaluate_doubles as doubles
 
 from axon_core.baselines.predict import predict
-from axon_core.data import plan, prepare
 from axon_core.data.cache import validation_cases
 from axon_core.errors import AxonError, ConfigError, OutputError, VolumeError
 from axon_core.evaluation.cases import CtCase, cache_cases, ct_cases, mean_volume, same_patients
@@ -43,14 +42,7 @@ def code_of(call: Any) -> str:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four patients, two to train on, two to test; one of these has a real film."""
     folder = tmp_path_factory.mktemp("cohort")
-    lines = ["patient,ct,split"]
-    for number, part in enumerate(("train", "train", "test", "test")):
-        chest_files.save(folder / f"{number}.nrrd", seed=number, slices=58)
-        lines.append(f"p{number},{number}.nrrd,{part}")
-    (folder / "manifest.csv").write_text("\n".join(lines))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "SMALLEST_RENDER", 32)
-        prepare.prepare(folder / "manifest.csv", folder / "cache", prepare.PrepareOptions("tiny"))
+    chest_files.prepared(folder)
     whole = json.loads((folder / "cache" / "plan.json").read_text())
     case = next(case for case in whole["cases"] if case["name"] == "p3")
     case["films"] = {"frontal": "real"}

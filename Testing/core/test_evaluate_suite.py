@@ -20,7 +20,6 @@ import chest_files
 import training_data
 
 from axon_core import cli
-from axon_core.data import plan, prepare
 from axon_core.evaluation import figures, suite_run
 from axon_core.evaluation.compare import Comparison, Failure
 from axon_core.evaluation.render import render
@@ -33,16 +32,7 @@ from axon_core.evaluation.uncertainty import calibration
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two patients to train on, two to test."""
-    folder = tmp_path_factory.mktemp("cohort")
-    lines = ["patient,ct,split"]
-    for number, part in enumerate(("train", "train", "test", "test")):
-        chest_files.save(folder / f"{number}.nrrd", seed=number, slices=58)
-        lines.append(f"p{number},{number}.nrrd,{part}")
-    (folder / "manifest.csv").write_text("\n".join(lines))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "SMALLEST_RENDER", 32)
-        prepare.prepare(folder / "manifest.csv", folder / "cache", prepare.PrepareOptions("tiny"))
-    return folder / "cache"
+    return chest_files.prepared(tmp_path_factory.mktemp("cohort"))
 
 
 def axon(*args: object) -> Any:
