@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +79,8 @@ def atomic_folder(path: str | os.PathLike[str], overwrite: bool = False, ending:
 
 
 def _temporary(target: Path, kind: str = "new") -> Path:
-    return target.parent / f".partial-{kind}-{os.getpid()}-{target.name[-120:]}"
+    """A name that no other process or thread uses: several may be writing the same target."""
+    return target.parent / f".partial-{kind}-{os.getpid()}-{threading.get_ident()}-{target.name[-120:]}"
 
 
 def _refuse_existing(target: Path, overwrite: bool) -> None:

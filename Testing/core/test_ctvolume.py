@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -504,6 +506,20 @@ def test_a_series_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monke
     with pytest.raises(OutputError), atomic_folder(folder, overwrite=True) as temporary:
         (temporary / "2.dcm").write_text("new")
     assert os.listdir(folder) == ["1.dcm"] and os.listdir(tmp_path) == ["series"]
+
+
+def test_two_threads_may_write_the_same_file(tmp_path):
+    """As two that ask for the same kept chest at once: the later one replaces what the earlier one wrote."""
+    meet = threading.Barrier(2)
+
+    def write(text):
+        with atomic_file(tmp_path / "a.txt", overwrite=True) as temporary:
+            temporary.write_text(text)
+            meet.wait(10)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, ("one", "two")))
+    assert (tmp_path / "a.txt").read_text() in ("one", "two") and os.listdir(tmp_path) == ["a.txt"]
 
 
 KILLED = """
