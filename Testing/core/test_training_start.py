@@ -103,6 +103,24 @@ def test_the_spread_of_the_bridge_comes_with_the_model(tmp_path):
     assert not is_trained(tmp_path / "run", "prior")
 
 
+def test_without_a_bridge_its_spread_is_measured_on_the_models_endpoint(model, tmp_path, monkeypatch):
+    made = AxonModel.from_pretrained(model)
+    made.save_pretrained(tmp_path / "model", ModelCard(stages=("endpoint",)))
+    monkeypatch.setattr(run, "residual_sd", lambda *_: 0.47)
+    run.begin_run_from(tmp_path / "model", tmp_path / "run")
+    further(tmp_path / "run", "coarse")
+    assert run.open_run("tiny", tmp_path / "run").config.bridge.sigma == 0.47
+
+
+def test_what_an_interrupted_begin_has_left_is_replaced(model, tmp_path):
+    where = tmp_path / "run"
+    (where / START).mkdir(parents=True)
+    (where / START / "model.safetensors").write_bytes(b"old")
+    (where / ".partial-new-1-1-start").mkdir()
+    run.begin_run_from(model, where)
+    assert (where / START / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+
+
 def test_all_that_a_run_learned_from_is_noted_once(begun):
     for facts in ({"kind": "pairs", "count": 3}, {"kind": "pairs", "count": 3}, {"kind": "pairs", "count": 4}):
         run.begin_run(begun, "tiny", [facts], 0)

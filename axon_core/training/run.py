@@ -29,7 +29,7 @@ from axon_core.training.draws import stream
 from axon_core.training.events import Listener
 from axon_core.training.settings import StageSettings
 from axon_core.training.stages import STAGES, Stage
-from axon_core.training.start import copy_start, is_trained, started
+from axon_core.training.start import SIGMA, STAGES_OF, copy_start, is_trained, started
 from axon_core.training.trainer import train
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ COMMANDS = {  # what people name -> stages
     "all": tuple(STAGES),
 }
 SERVES = {"endpoint": "endpoint", "coarse": "coarse", "control": "fine", "super-resolution": "super-resolution"}
-SIGMA, RECORD, TIMES = "sigma.txt", "run.json", "times.json"
+RECORD, TIMES = "run.json", "times.json"
 
 
 def begin_run(run: Path, preset: str, data: Sequence[dict[str, Any]], seed: int, baseline: str = "") -> None:
@@ -89,7 +89,7 @@ def begin_run_from(model: str | os.PathLike[str], run: Path, preset: str | None 
     """
     preset = preset or find_model(model).config.name
     info = copy_start(model, run, preset)
-    if info.config.bridge.sigma:
+    if "coarse" in info.card.stages and info.config.bridge.sigma:  # else it is measured when a bridge is begun
         _note_sigma(run, info.config.bridge.sigma)
     begin_run(run, preset, [{"kind": "model", "name": info.name, "sha256": info.sha256}], seed)
     return info
@@ -105,8 +105,11 @@ def open_run(preset: str, run: Path) -> AxonModel:
     """A model of `preset` with the averaged weights of every stage that the run has begun, and the bridge's sigma."""
     config = _with_sigma(load_preset(preset), run)
     model = started(run) or AxonModel(config)
-    model.config = config
-    done = [stage for stage in STAGES if is_trained(run, stage)]
+    came = [stage for served in model.card.stages for stage in STAGES_OF[served]]
+    for stage in came:
+        getattr(model, STAGES[stage].learns)  # read now: what the model lacks is new
+    model.config, model.path, model.sha256 = config, None, ""
+    done = [stage for stage in STAGES if stage in came or has_state(run / stage)]
     for stage in done:
         network = getattr(model, STAGES[stage].learns)
         if has_state(run / stage):
@@ -179,7 +182,7 @@ def train_stage(
     Before the bridge is begun, the spread of Y - F(x) is measured, where the preset's bridge is preconditioned by it.
     """
     if name == "coarse" and load_preset(preset).bridge.sigma and not has_state(run / name):
-        if not (run / SIGMA).is_file() and has_state(run / "endpoint"):
+        if not (run / SIGMA).is_file() and is_trained(run, "endpoint"):
             sigma = residual_sd(open_run(preset, run), data)
             if fabric.is_global_zero:
                 _note_sigma(run, sigma)

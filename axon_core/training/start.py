@@ -13,10 +13,11 @@ from pathlib import Path
 
 from axon_core.config import ModelConfig, load_preset
 from axon_core.errors import ConfigError, ModelError
+from axon_core.files import atomic_folder
 from axon_core.model import WEIGHTS, AxonModel, ModelInfo, find_model
 from axon_core.training.checkpoint import has_state
 
-START = "start"
+START, SIGMA = "start", "sigma.txt"  # in the run's folder
 STAGES_OF = {  # what a model calls a stage -> stages of training
     "endpoint": ("endpoint",),
     "coarse": ("coarse",),
@@ -26,7 +27,7 @@ STAGES_OF = {  # what a model calls a stage -> stages of training
 
 
 def copy_start(model: str | os.PathLike[str], run: Path, preset: str) -> ModelInfo:
-    """Copy a model into a run that is not begun yet, by a temporary name.
+    """Copy a model into a run that is not begun yet; what an interrupted copy has left is replaced.
 
     Errors:
         ModelError: not found, damaged, a baseline, or distilled. ConfigError: the run is begun, or the model is of
@@ -39,7 +40,7 @@ def copy_start(model: str | os.PathLike[str], run: Path, preset: str) -> ModelIn
             f"{info.name} is a {'baseline' if info.baseline else 'distilled student'}: no run can start from it.",
             "Start from the AXON model that it was made of.",
         )
-    if run.is_dir() and any(run.iterdir()):
+    if run.is_dir() and any(path.name not in (START, SIGMA) and not _is_partial(path) for path in run.iterdir()):
         raise ConfigError("training.begun", f"{run.name} is begun already.", "Choose another folder.")
     if _apart_from_sigma(info.config) != _apart_from_sigma(load_preset(preset)):
         raise ConfigError(
@@ -47,10 +48,9 @@ def copy_start(model: str | os.PathLike[str], run: Path, preset: str) -> ModelIn
             f"{info.name} is not a model of preset {preset!r}.",
             f"Give the preset that it was trained with (it calls itself {info.config.name!r}).",
         )
-    temporary = run / f".{START}"
-    temporary.mkdir(parents=True)
-    shutil.copyfile(info.folder / WEIGHTS, temporary / WEIGHTS)
-    temporary.rename(run / START)
+    run.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(run / START, overwrite=True, ending=WEIGHTS) as temporary:
+        shutil.copyfile(info.folder / WEIGHTS, temporary / WEIGHTS)
     return info
 
 
@@ -65,6 +65,10 @@ def is_trained(run: Path, stage: str) -> bool:
         return True
     model = started(run)
     return model is not None and any(stage in STAGES_OF[served] for served in model.card.stages)
+
+
+def _is_partial(path: Path) -> bool:
+    return path.name.startswith(".partial-")
 
 
 def _apart_from_sigma(config: ModelConfig) -> ModelConfig:
