@@ -28,7 +28,7 @@ import importlib.util
 import json
 import math
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -175,7 +175,7 @@ def drrs(integrals: torch.Tensor, areal: torch.Tensor, geometry: XrayGeometry, s
         "linear": stretch(integrals[field]),
         "physics": stretch(usual),
         "clinic": clinic_look(usual),
-        "random": replace(random_look(generator), scatter=0.0).apply(varied),  # `expose` has scattered already
+        "random": random_look(generator).apply(varied),
     }
 
 

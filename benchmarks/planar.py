@@ -34,7 +34,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from axon_core.data.cases import Case, load_case
-from axon_core.data.pairs import project_pair
+from axon_core.data.pairs import expose_pair
 from axon_core.drr.appearance import clinic_look, random_look
 from axon_core.drr.projector import Projector
 from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView
@@ -59,17 +59,17 @@ MAX_ROTATION, SCALES, MAX_SHIFT_MM = math.radians(8), (0.75, 1.3), 50.0
 
 @dataclass(frozen=True)
 class Chest:
-    """A CT and its frontal projections on the canonical detector.
+    """A CT and its frontal film on the canonical detector.
 
     Attributes:
         case: the CT.
-        integrals: (SIZE, SIZE) line integrals.
+        log_film: (SIZE, SIZE), before any look.
         lungs: (SIZE, SIZE) mm of lung along each ray.
         corners: (4, 2) corners of its lung box, mm from the detector's centre.
     """
 
     case: Case
-    integrals: torch.Tensor
+    log_film: torch.Tensor
     lungs: np.ndarray
     corners: np.ndarray
 
@@ -77,13 +77,13 @@ class Chest:
     def of(cls, path: Path) -> Chest:
         case = load_case(str(path))
         grid = CanonicalGrid(case.hu.shape[0])
-        integrals = project_pair(torch.from_numpy(case.hu), grid, SIZE)[0]
+        log_film = expose_pair(torch.from_numpy(case.hu), grid, SIZE)[0]
         air = torch.from_numpy(lung_mask(case).astype(np.float32))
         lungs = Projector(air, grid.affine, XrayView.PA.beam, 2)(XrayGeometry(XrayView.PA, SIZE))[0].numpy()
         opened = ndimage.binary_opening(lungs > 40.0, np.ones((15, 15))).astype(np.float32)
         left, right, top, bottom = lung_box(on_grid(opened, np.ones_like(opened, bool), DETECTOR_MM)[0] > 0.5)
         corners = np.array([(x, y) for x in (left, right) for y in (top, bottom)])
-        return cls(case, integrals, lungs, corners)
+        return cls(case, log_film, lungs, corners)
 
 
 def lung_mask(case: Case) -> np.ndarray:
@@ -97,7 +97,7 @@ def lung_mask(case: Case) -> np.ndarray:
 
 
 def atlas_of(chests: Sequence[Chest]) -> Atlas:
-    films = np.stack([clinic_look(chest.integrals).numpy() for chest in chests])
+    films = np.stack([clinic_look(chest.log_film).numpy() for chest in chests])
     return make_atlas([chest.case.name for chest in chests], films, np.stack([chest.lungs for chest in chests]))
 
 
@@ -112,7 +112,7 @@ def random_misplacement(generator: torch.Generator, scaled: bool = True) -> Alig
     return Alignment(turn * MAX_ROTATION, scale, (x * MAX_SHIFT_MM, y * MAX_SHIFT_MM))
 
 
-def misplaced(integrals: torch.Tensor, truth: Alignment, generator: torch.Generator | None) -> np.ndarray:
+def misplaced(log_film: torch.Tensor, truth: Alignment, generator: torch.Generator | None) -> np.ndarray:
     """A film that `truth` would bring onto the canonical detector; a random look, or the plain one without generator.
 
     Where it shows what the projection does not reach it is black, as outside a collimator.
@@ -120,7 +120,7 @@ def misplaced(integrals: torch.Tensor, truth: Alignment, generator: torch.Genera
     row, column = np.indices((SIZE, SIZE))
     on_film = np.stack([column - MIDDLE, row - MIDDLE], -1) * PITCH_MM
     x, y = np.moveaxis(truth.to_detector(on_film) / PITCH_MM + MIDDLE, -1, 0)
-    moved = ndimage.map_coordinates(integrals.numpy(), [y, x], order=1, mode="nearest").astype(np.float32)
+    moved = ndimage.map_coordinates(log_film.numpy(), [y, x], order=1, mode="nearest").astype(np.float32)
     reached = (np.abs(x - MIDDLE) < SIZE / 2) & (np.abs(y - MIDDLE) < SIZE / 2)
     look = clinic_look if generator is None else random_look(generator).apply
     return np.where(reached, look(torch.from_numpy(moved)).numpy(), -1.0)
@@ -156,13 +156,13 @@ class Trial:
 
 def trial(chest: Chest, atlas: Atlas, generator: torch.Generator, scaled: bool) -> Trial:
     truth = random_misplacement(generator, scaled)
-    pixels = misplaced(chest.integrals, truth, generator)
+    pixels = misplaced(chest.log_film, truth, generator)
     spacing = None if scaled else (PITCH_MM, PITCH_MM)
     radiograph = Radiograph(pixels, spacing, XrayView.PA)
     standard = standardise(radiograph, SIZE, DETECTOR_MM)
     found = align(standard, atlas=atlas)
     ends = shown_at(place(radiograph, standard, found), truth, chest.corners)
-    plain = Radiograph(misplaced(chest.integrals, Alignment(), None), spacing, XrayView.PA)
+    plain = Radiograph(misplaced(chest.log_film, Alignment(), None), spacing, XrayView.PA)
     usual = standardise(plain, SIZE, DETECTOR_MM)
     home = shown_at(place(plain, usual, align(usual, atlas=atlas)), Alignment(), chest.corners)
     left = similarity(home, ends)
@@ -305,7 +305,7 @@ def volumes(chests: Sequence[Chest], name: str, draws: int) -> None:
         for draw in range(draws):
             generator = torch.Generator().manual_seed(1000 * i + draw)
             for title, moved in (("in place", Alignment()), ("misplaced", random_misplacement(generator))):
-                radiograph = Radiograph(misplaced(chest.integrals, moved, None), None, XrayView.PA)
+                radiograph = Radiograph(misplaced(chest.log_film, moved, None), None, XrayView.PA)
                 standard = standardise(radiograph, SIZE, DETECTOR_MM)
                 found = align(standard)
                 placed = place(radiograph, standard, found)

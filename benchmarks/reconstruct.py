@@ -321,7 +321,7 @@ def measure_prepare(preset: str, runs: int, folder: str) -> None:
     import torch
     from PIL import Image
 
-    from axon_core.data.pairs import project_pair
+    from axon_core.data.pairs import expose_pair
     from axon_core.data.phantom import thorax
     from axon_core.drr.appearance import clinic_look
     from axon_core.geometry import CanonicalGrid
@@ -330,7 +330,7 @@ def measure_prepare(preset: str, runs: int, folder: str) -> None:
     model = AxonModel.from_preset(preset)
     model.save_pretrained(Path(folder) / "model", model.card)
     grid = CanonicalGrid(128)
-    film = clinic_look(project_pair(torch.from_numpy(thorax(0, grid)), grid, 1024)[0])
+    film = clinic_look(expose_pair(torch.from_numpy(thorax(0, grid)), grid, 1024)[0])
     Image.fromarray(((film.numpy() + 1) * 127.5).round().astype("uint8")).save(Path(folder) / "film.png")
 
 

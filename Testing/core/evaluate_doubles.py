@@ -45,7 +45,7 @@ class DrawnCase:
         covered = torch.ones(32, dtype=torch.bool)
         covered[:4] = False
         origin = {"frontal": "drawn", "lateral": "drawn"}
-        chest = Chest(training_data.body(self.seed, 32), covered, (360 / 32,) * 3, {}, False, origin)
+        chest = Chest(training_data.body(self.seed, 32), covered, (360 / 32,) * 3, {}, origin)
         OPENED.append(weakref.ref(chest))
         return chest
 

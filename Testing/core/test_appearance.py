@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from axon_core.drr.appearance import Look, Marker, clinic_look, random_look, stretch, toned, with_detail, with_scatter
+from axon_core.drr.appearance import Look, Marker, clinic_look, random_look, stretch, toned, with_detail
 
 pytestmark = pytest.mark.usefixtures("plain_convolutions")
 
@@ -74,16 +74,6 @@ def test_tone_curves_rise():
     ramp = torch.linspace(0, 1.4, 100)
     for look in (Look(gain=0.0, gamma=0.6), Look(gain=5.0, gamma=1.4)):
         assert float(toned(ramp, look.gain, look.gamma).diff().min()) > 0
-
-
-def test_scatter_lowers_the_contrast_of_what_is_thick():
-    def contrast(film: torch.Tensor) -> float:
-        assert bool(torch.isfinite(film).all())
-        return float(film[32, 32] - film[20, 32])
-
-    contrasts = [contrast(with_scatter(chest(), strength)) for strength in (0.0, 0.1, 0.5)]
-    assert contrasts == sorted(contrasts, reverse=True)
-    assert torch.equal(with_scatter(chest(), 0.0), chest())
 
 
 def test_collimation_is_dark_and_the_letter_bright():

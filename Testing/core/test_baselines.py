@@ -19,7 +19,7 @@ from axon_core.baselines.registry import BASELINES, load_sizes
 from axon_core.baselines.run import estimate_baseline, new_stage, stage_settings
 from axon_core.baselines.trivial import fit_items
 from axon_core.config import load_preset
-from axon_core.data.pairs import project_pair
+from axon_core.data.pairs import expose_pair
 from axon_core.diffusion.sampling import SeededNoise
 from axon_core.errors import ConfigError, ModelError
 from axon_core.geometry import CanonicalGrid
@@ -62,7 +62,7 @@ def test_repeated_films_cross_where_the_chest_is_dense():
     n, bead = 32, (22, 9, 12)  # z, y, x
     hu = torch.full((n, n, n), -1000.0)
     hu[tuple(slice(i - 1, i + 2) for i in bead)] = 1000.0
-    shadows = project_pair(hu, CanonicalGrid(n), n)
+    shadows = expose_pair(hu, CanonicalGrid(n), n)
     frontal, lateral = repeated_films(shadows[None], n)[0]
     crossing = torch.tensor(torch.unravel_index((frontal * lateral).argmax(), (n, n, n)))
     assert (crossing - torch.tensor(bead)).abs().max() <= 2  # rays are not quite parallel

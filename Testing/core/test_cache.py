@@ -22,7 +22,6 @@ from axon_core.data.cache import CacheDataset, before_the_films, lone_films, rea
 from axon_core.data.cases import BEHIND_MIDDLE_MM
 from axon_core.data.plan import CaseEntry, Layout, Plan, Skipped, paper_parts, part_of, read_plan
 from axon_core.data.real_films import RealFilms, _on_drr, _true_to_scale
-from axon_core.drr.appearance import clinic_look
 from axon_core.drr.film import simulate
 from axon_core.drr.projector import Projector
 from axon_core.errors import ConfigError
@@ -150,7 +149,7 @@ def test_what_is_no_plan_is_refused(tmp_path):
     for wrong, code in (
         (text[:-9], "plan.damaged"),
         ("[]", "plan.damaged"),
-        (text.replace("cache-2", "cache-1"), "plan.format"),
+        (text.replace("cache-3", "cache-2"), "plan.format"),
     ):
         (tmp_path / "plan.json").write_text(wrong)
         with pytest.raises(ConfigError) as caught:
@@ -302,8 +301,7 @@ def test_the_ct_is_shown_in_the_pose_of_its_films():
 
 def cast(geometry: XrayGeometry, pose: RigidPose | None = None) -> np.ndarray:
     """The plain film of the drawn CT about its box's centre."""
-    integrals, _ = simulate(chest_files.drawn(), geometry, pose, "linear")
-    return clinic_look(torch.from_numpy(integrals)).numpy()
+    return 2 * simulate(chest_files.drawn(), geometry, pose)[0] - 1
 
 
 def alike(one: np.ndarray, other: np.ndarray) -> float:

@@ -145,7 +145,9 @@ def test_records_hold_what_was_measured(tmp_path: Path) -> None:
     assert {key: record["samples"][1][key] for key in expected} == pytest.approx(expected)
     assert record["samples"][1]["PSNR [axon-paper]"] == scores(volume, truth, 22.5, AXON_PAPER, known)["PSNR"]
     assert record["mean"]["PSNR"] > record["samples"][0]["PSNR"] + 1.0  # noise averages out
-    assert record["calibration"]["seeds"] == 3 and record["ct"]["NCC frontal"] == pytest.approx(1.0)
+    assert (
+        record["calibration"]["seeds"] == 3 and 0.95 < record["ct"]["NCC frontal"] < 1.0
+    )  # judged by line integrals, filmed by physics
     assert "NCC lateral" not in record["samples"][0] and "NCC lateral" in found.records[1]["samples"][0]
     assert found.records[2]["films"] == {} and found.records[2]["seeds"] == [0]
     rows = found.scores(1)

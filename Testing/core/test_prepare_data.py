@@ -28,7 +28,7 @@ from axon_core.ctvolume import CTVolume
 from axon_core.data import manifest, plan, prepare, real_films
 from axon_core.data.cache import before_the_films, case_folder, read_films, read_hu
 from axon_core.data.manifest import film_view, known_view, read_source, write_manifest
-from axon_core.data.pairs import project_pair
+from axon_core.data.pairs import expose_pair
 from axon_core.data.plan import CaseEntry, Layout, Skipped, read_plan
 from axon_core.data.prepare import PrepareOptions
 from axon_core.drr.appearance import clinic_look
@@ -355,7 +355,7 @@ def test_a_real_film_sees_the_ct_that_casts_it(tmp_path, monkeypatch):
     stored, hu = read_films(tmp_path, case)[0], read_hu(tmp_path, case)
     fits = []
     for volume in (before_the_films(hu, case)[0], hu):
-        film = clinic_look(project_pair(volume, CanonicalGrid(128), 256)[0])
+        film = clinic_look(expose_pair(volume, CanonicalGrid(128), 256)[0])
         middle = (slice(60, 196), slice(60, 196))
         fits.append(float(np.corrcoef(film[middle].ravel(), stored[middle].ravel())[0, 1]))
     assert fits[0] > 0.93 and fits[0] > fits[1] + 0.15, fits

@@ -64,7 +64,7 @@ def few(count: int = 2, size: int = 16) -> Few:
     items = []
     for seed in range(count):
         p = pair(seed, size)
-        films = p.integrals / p.integrals.max() * 2 - 1
+        films = p.log_films / p.log_films.max() * 2 - 1
         items.append((films, window.encode(p.hu)[None], torch.where(p.known, 1.0, 0.1)[None]))
     return Few(items)
 

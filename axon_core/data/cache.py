@@ -23,9 +23,21 @@ from axon_core.data.anatomy import AnatomyModel
 from axon_core.data.augment import centred_in_depth, warp
 from axon_core.data.cases import Case
 from axon_core.data.findings import Lungs
-from axon_core.data.pairs import Item, Pair, as_item, known_after, load_pair, make_pair, pooled, project_pair, save_pair
-from axon_core.data.plan import CaseEntry, Plan, read_plan
-from axon_core.drr.appearance import clinic_look, random_look
+from axon_core.data.pairs import (
+    Item,
+    Pair,
+    as_item,
+    expose_pair,
+    known_after,
+    load_pair,
+    make_pair,
+    pooled,
+    random_exposures,
+    save_pair,
+)
+from axon_core.data.plan import FORMAT, CaseEntry, Plan, read_plan
+from axon_core.drr.appearance import Look, random_look
+from axon_core.drr.exposure import USUAL
 from axon_core.errors import ConfigError
 from axon_core.geometry import CanonicalGrid
 
@@ -96,7 +108,14 @@ class CacheDataset(torch.utils.data.Dataset):
         self.anatomy, self.findings = anatomy, findings
         self.lungs: dict[str, Lungs] = {}
         self.real = [case for case in self.cases if case.real]
-        told: list[Any] = [self.plan.layout.model.film_size, self.plan.layout.render, self.size, seed, phantom_share]
+        told: list[Any] = [
+            FORMAT,
+            self.plan.layout.model.film_size,
+            self.plan.layout.render,
+            self.size,
+            seed,
+            phantom_share,
+        ]
         if anatomy:
             told.append(anatomy.digest)
         if findings:
@@ -119,7 +138,7 @@ class CacheDataset(torch.utils.data.Dataset):
             films, pair = _at_rest(self.folder, self.plan, case, self.size, generator)
         else:
             pair = self._kept_pair(index % self.kept) if self.kept else self._drawn(_seed(self.seed, "chest", index))
-            films = torch.stack([random_look(generator).apply(film) for film in pair.integrals])
+            films = torch.stack([random_look(generator).apply(film) for film in pair.log_films])
         return as_item(films, pair, layout.model.hu_window, self.unknown_weight)
 
     def _drawn(self, seed: int) -> Pair:
@@ -229,14 +248,16 @@ def _at_rest(
     pixels = plan.layout.model.film_size
     hu, known = before_the_films(read_hu(folder, case), case)
     films = read_films(folder, case) if case.films else torch.empty(2, pixels, pixels)
-    integrals = torch.zeros(2, pixels, pixels)
+    drawn = torch.zeros(2, pixels, pixels)
     lacking = [k for k, view in enumerate(VIEWS) if view not in case.films]
     if lacking:
-        integrals = project_pair(hu, CanonicalGrid(hu.shape[0], plan.layout.model.extent_mm), pixels)
+        exposures = (USUAL, USUAL) if generator is None else random_exposures(generator)
+        grid = CanonicalGrid(hu.shape[0], plan.layout.model.extent_mm)
+        drawn = expose_pair(hu, grid, pixels, exposures=exposures)
         for k in lacking:
-            film = integrals[k]
-            films[k] = clinic_look(film) if generator is None else random_look(generator).apply(film)
-    return films, pooled(hu, known, integrals, size)
+            look = Look() if generator is None else random_look(generator)
+            films[k] = look.apply(drawn[k])
+    return films, pooled(hu, known, drawn, size)
 
 
 class _Cases(Sequence[Case]):

@@ -20,11 +20,12 @@ from axon_core.data.cases import AIR_HU, Case
 from axon_core.data.findings import Lungs, vary
 from axon_core.data.phantom import thorax
 from axon_core.drr.appearance import random_look
-from axon_core.drr.projector import Projector
+from axon_core.drr.exposure import USUAL, Exposure, random_exposure
+from axon_core.drr.film import log_film
 from axon_core.errors import ConfigError
 from axon_core.files import atomic_file
 from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView
-from axon_core.intensity import HuWindow, hu_to_mu
+from axon_core.intensity import HuWindow
 
 RENDER_SIZE = 128  # voxels along the cube from which films are rendered (2.8 mm)
 
@@ -34,41 +35,33 @@ Item = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # films, target, weight:
 
 @dataclass(frozen=True)
 class Pair:
-    """One chest and the line integrals of its frontal and lateral film.
+    """One chest and its frontal and lateral film.
 
     Attributes:
         hu: (n, n, n) float32 HU on the canonical grid.
         known: (n, n, n) bool, where the volume is truth rather than continuation.
-        integrals: (2, h, w) float32 dimensionless line integrals: frontal, lateral.
+        log_films: (2, h, w) float32 logarithmic films by X-ray physics, before any look: frontal, lateral.
     """
 
     hu: torch.Tensor
     known: torch.Tensor
-    integrals: torch.Tensor
+    log_films: torch.Tensor
 
 
-def project_pairs(hu: torch.Tensor, grid: CanonicalGrid, pixels: int, frontals: Sequence[XrayView]) -> torch.Tensor:
-    """(B, z, y, x) HU on a grid centred on the isocentre -> (B, 2, pixels, pixels) frontal and lateral line integrals.
-
-    `frontals` says for each volume whether its frontal film is PA or AP.
-    """
-    mu = hu_to_mu(hu)
-    affine, slab = CanonicalGrid(grid.size, grid.extent_mm).affine, max(1, grid.size // 64)
-
-    def project(volumes: torch.Tensor, view: XrayView) -> torch.Tensor:
-        return Projector(volumes, affine, view.beam, slab)(XrayGeometry(view, pixels))
-
-    films = torch.empty(len(hu), 2, pixels, pixels, dtype=mu.dtype, device=mu.device)
-    films[:, 1] = project(mu, XrayView.LAT)
-    for view in set(frontals):
-        which = torch.tensor([frontal is view for frontal in frontals], device=mu.device)
-        films[which, 0] = project(mu[which], view)
-    return films
-
-
-def project_pair(hu: torch.Tensor, grid: CanonicalGrid, pixels: int, frontal: XrayView = XrayView.PA) -> torch.Tensor:
-    """`project_pairs` of one volume: (z, y, x) -> (2, pixels, pixels)."""
-    return project_pairs(hu[None], grid, pixels, [frontal])[0]
+def expose_pair(
+    hu: torch.Tensor,
+    grid: CanonicalGrid,
+    pixels: int,
+    frontal: XrayView = XrayView.PA,
+    exposures: Sequence[Exposure] = (USUAL, USUAL),
+) -> torch.Tensor:
+    """(z, y, x) HU on a grid centred on the isocentre -> (2, pixels, pixels) logarithmic films, frontal and lateral."""
+    affine = CanonicalGrid(grid.size, grid.extent_mm).affine
+    films = [
+        log_film(hu, affine, XrayGeometry(view, pixels), exposure=exposure)
+        for view, exposure in zip((frontal, XrayView.LAT), exposures, strict=True)
+    ]
+    return torch.stack(films)
 
 
 def drawn_shape(anatomy: AnatomyModel | None, name: str, generator: torch.Generator) -> torch.Tensor | None:
@@ -114,7 +107,7 @@ def make_pair(
     anatomy: AnatomyModel | None = None,
     lungs_of: Callable[[Case], Lungs] | None = None,
 ) -> Pair:
-    """Draw a chest (a deformed CT, or a deformed phantom with probability `phantom_share`) and project it.
+    """Draw a chest (a deformed CT, or a deformed phantom with probability `phantom_share`) and take its films.
 
     Args:
         cases: CTs on a grid of `render` voxels; may be empty when phantom_share is 1.
@@ -147,7 +140,12 @@ def make_pair(
         shape = drawn_shape(anatomy, case.name, generator)
         lungs = lungs_of(case) if lungs_of else None
     hu, share, frontal = draw_chest(source, known, generator, shape, lungs)
-    return pooled(hu, share, project_pair(hu, grid, pixels, frontal), size)
+    return pooled(hu, share, expose_pair(hu, grid, pixels, frontal, random_exposures(generator)), size)
+
+
+def random_exposures(generator: torch.Generator) -> list[Exposure]:
+    """Of a frontal and a lateral film."""
+    return [random_exposure(generator) for _ in range(2)]
 
 
 def known_after(deformation: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
@@ -157,30 +155,32 @@ def known_after(deformation: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     return torch.where((z >= 0) & (z < size), known[z.clamp(0, size - 1)], known.new_zeros(()))
 
 
-def pooled(hu: torch.Tensor, known: torch.Tensor, integrals: torch.Tensor, size: int) -> Pair:
+def pooled(hu: torch.Tensor, known: torch.Tensor, log_films: torch.Tensor, size: int) -> Pair:
     """A pair of `size` voxels from a finer volume and the share of it that is known, (n, n, n) each."""
     factor = hu.shape[0] // size
     hu, known = (F.avg_pool3d(volume[None, None], factor)[0, 0] for volume in (hu, known))
-    return Pair(hu, known > 0.5, integrals)
+    return Pair(hu, known > 0.5, log_films)
 
 
 def save_pair(pair: Pair, path: Path) -> None:
-    """Write a pair as an uncompressed .npz (int16 HU, packed mask, float16 integrals), atomically."""
+    """Write a pair as an uncompressed .npz (int16 HU, packed mask, float16 films), atomically."""
     with atomic_file(path, overwrite=True) as temporary, open(temporary, "wb") as file:
         np.savez(
             file,
             hu=pair.hu.round().clamp(-1024, 3071).short().numpy(),
             known=np.packbits(pair.known.numpy()),
-            integrals=pair.integrals.half().numpy(),
+            log_films=pair.log_films.half().numpy(),
         )
 
 
 def load_pair(path: Path) -> Pair:
-    """Read a pair written by `save_pair`."""
+    """Read a pair written by `save_pair`; ConfigError if an earlier version wrote it."""
     with np.load(path, allow_pickle=False) as file:
+        if "log_films" not in file:
+            raise ConfigError("pairs.format", f"{path.name} was made by another version.", "Make the pairs again.")
         hu = torch.from_numpy(file["hu"].astype(np.float32))
         known = torch.from_numpy(np.unpackbits(file["known"], count=hu.numel()).astype(bool)).view(hu.shape)
-        return Pair(hu, known, torch.from_numpy(file["integrals"].astype(np.float32)))
+        return Pair(hu, known, torch.from_numpy(file["log_films"].astype(np.float32)))
 
 
 class PairDataset(torch.utils.data.Dataset):
@@ -207,7 +207,7 @@ class PairDataset(torch.utils.data.Dataset):
         """`index` may exceed the number of files: it then names the same pair with another look."""
         pair = load_pair(self.paths[index % len(self.paths)])
         generator = torch.Generator().manual_seed(self.seed + index)
-        films = torch.stack([random_look(generator).apply(film) for film in pair.integrals])
+        films = torch.stack([random_look(generator).apply(film) for film in pair.log_films])
         return as_item(films, pair, self.window, self.unknown_weight)
 
 

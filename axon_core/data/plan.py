@@ -21,7 +21,7 @@ from axon_core.files import atomic_file
 from axon_core.geometry import CanonicalGrid
 
 PLAN_FILE = "plan.json"
-FORMAT = "axon-cache-2"
+FORMAT = "axon-cache-3"
 PAPER_PRESET = "axon-paper"
 SPLITS = ("train", "val", "test")
 EXTENT_MM = CanonicalGrid.extent_mm  # of the cube on which `cases.place_case` lays CTs

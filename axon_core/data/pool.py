@@ -15,14 +15,12 @@ import torch
 from axon_core.data.anatomy import AnatomyModel
 from axon_core.data.cases import Case
 from axon_core.data.findings import Lungs
-from axon_core.data.pairs import Item, Pair, as_item, draw_chest, drawn_shape, pooled, project_pairs
+from axon_core.data.pairs import Item, Pair, as_item, draw_chest, drawn_shape, expose_pair, pooled, random_exposures
 from axon_core.drr.appearance import apply_looks, random_look
 from axon_core.errors import ConfigError
 from axon_core.files import atomic_file
-from axon_core.geometry import CanonicalGrid, XrayView
+from axon_core.geometry import CanonicalGrid
 from axon_core.intensity import HuWindow
-
-GROUP = 16  # chests that are projected at once
 
 
 class PairPool(torch.utils.data.Dataset):
@@ -77,10 +75,10 @@ class PairPool(torch.utils.data.Dataset):
         self.phantom_share, self.size, self.pixels = phantom_share, size, pixels
         self.hu = torch.empty(count, size, size, size, dtype=torch.int16, device=self.device)
         self.known = torch.empty(count, size, size, size, dtype=torch.bool, device=self.device)
-        self.integrals = torch.empty(count, 2, pixels, pixels, dtype=torch.float16, device=self.device)
-        for first in range(0, count, GROUP):
-            self._draw(range(first, min(first + GROUP, count)))
-            told(min(first + GROUP, count))
+        self.log_films = torch.empty(count, 2, pixels, pixels, dtype=torch.float16, device=self.device)
+        for number in range(count):
+            self._draw(number)
+            told(number + 1)
 
     def _held(self, cases: Sequence[Case]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [
@@ -92,31 +90,26 @@ class PairPool(torch.utils.data.Dataset):
         ]
 
     @torch.no_grad()
-    def _draw(self, numbers: range) -> None:
-        drawn: list[tuple[torch.Tensor, torch.Tensor, XrayView]] = []
-        for number in numbers:
-            generator = torch.Generator().manual_seed(self.seed + number)
-            kind, which = torch.rand(2, generator=generator).tolist()
-            if kind < self.phantom_share:
-                drawn.append(draw_chest(*self.phantoms[int(which * len(self.phantoms))], generator))
-            else:
-                index = int(which * len(self.cases))
-                shape = drawn_shape(self.anatomy, self.names[index], generator)
-                drawn.append(draw_chest(*self.cases[index], generator, shape, self.lungs[index]))
-        integrals = project_pairs(
-            torch.stack([hu for hu, _, _ in drawn]), self.grid, self.pixels, [view for _, _, view in drawn]
-        )
-        for number, (hu, known, _), films in zip(numbers, drawn, integrals, strict=True):
-            pair = pooled(hu, known, films, self.size)
-            self.hu[number] = pair.hu.round().clamp(-1024, 3071).short()
-            self.known[number] = pair.known
-            self.integrals[number] = films
+    def _draw(self, number: int) -> None:
+        generator = torch.Generator().manual_seed(self.seed + number)
+        kind, which = torch.rand(2, generator=generator).tolist()
+        if kind < self.phantom_share:
+            hu, known, frontal = draw_chest(*self.phantoms[int(which * len(self.phantoms))], generator)
+        else:
+            index = int(which * len(self.cases))
+            shape = drawn_shape(self.anatomy, self.names[index], generator)
+            hu, known, frontal = draw_chest(*self.cases[index], generator, shape, self.lungs[index])
+        films = expose_pair(hu, self.grid, self.pixels, frontal, random_exposures(generator))
+        pair = pooled(hu, known, films, self.size)
+        self.hu[number] = pair.hu.round().clamp(-1024, 3071).short()
+        self.known[number] = pair.known
+        self.log_films[number] = films
 
     def save(self, path: Path) -> None:
         """Write the chests as safetensors, for `load`."""
         from safetensors.torch import save_file
 
-        chests = {"hu": self.hu, "known": self.known, "integrals": self.integrals}
+        chests = {"hu": self.hu, "known": self.known, "log_films": self.log_films}
         with atomic_file(path, overwrite=True) as temporary:
             save_file({key: value.cpu() for key, value in chests.items()}, str(temporary))
 
@@ -129,7 +122,7 @@ class PairPool(torch.utils.data.Dataset):
 
         pool = cls.__new__(cls)
         chests = load_file(str(path), device=str(device))
-        pool.hu, pool.known, pool.integrals = chests["hu"], chests["known"], chests["integrals"]
+        pool.hu, pool.known, pool.log_films = chests["hu"], chests["known"], chests["log_films"]
         pool.device, pool.window = torch.device(device), window
         pool.seed, pool.unknown_weight = seed, unknown_weight
         return pool
@@ -148,7 +141,7 @@ class PairPool(torch.utils.data.Dataset):
             generator = torch.Generator().manual_seed(self.seed + index)
             looks += [random_look(generator), random_look(generator)]
         at = torch.tensor([index % len(self) for index in indices], device=self.device)
-        films = apply_looks(looks, self.integrals[at].float().flatten(0, 1)).unflatten(0, (-1, 2))
+        films = apply_looks(looks, self.log_films[at].float().flatten(0, 1)).unflatten(0, (-1, 2))
         return [
             as_item(film, Pair(hu, known, film), self.window, self.unknown_weight)
             for film, hu, known in zip(films, self.hu[at].float(), self.known[at], strict=True)

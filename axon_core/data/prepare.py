@@ -31,7 +31,7 @@ from axon_core.data.cache import FILM_SCALE, VIEWS, before_the_films, case_folde
 from axon_core.data.cases import place_case
 from axon_core.data.contact_sheet import SHEET_FILE, strip, write_sheet
 from axon_core.data.manifest import Row, read_source
-from axon_core.data.pairs import project_pair
+from axon_core.data.pairs import expose_pair
 from axon_core.data.plan import (
     FORMAT,
     PAPER_PRESET,
@@ -286,8 +286,8 @@ def _made(row: Row, layout: Layout, cache: Path, key: str, least: float) -> Case
     else:
         case, hu = _placed(row, volume, films, layout, key)
         stored, seen = films.images, before_the_films(torch.from_numpy(hu), case)[0].numpy()
-        integrals = project_pair(torch.from_numpy(seen), CanonicalGrid(layout.render), SHEET_PIXELS)
-        drrs = {view: clinic_look(film).numpy() for view, film in zip(VIEWS, integrals, strict=True)}
+        films_drawn = expose_pair(torch.from_numpy(seen), CanonicalGrid(layout.render), SHEET_PIXELS)
+        drrs = {view: clinic_look(film).numpy() for view, film in zip(VIEWS, films_drawn, strict=True)}
     _write(case_folder(cache, key), case, hu, stored, strip(seen, drrs, films.images))
     return case
 
@@ -346,8 +346,7 @@ def _over_the_same_box(volume: CTVolume, counts: np.ndarray) -> CTVolume:
 
 def _drr(volume: CTVolume, view: XrayView, pixels: int) -> np.ndarray:
     """(p, p) in [-1, 1]: the film of a CT at rest, of the plain look."""
-    integrals, _ = simulate(volume, XrayGeometry(view, pixels), preset="linear")
-    return clinic_look(torch.from_numpy(integrals)).numpy()
+    return 2 * simulate(volume, XrayGeometry(view, pixels))[0] - 1
 
 
 def _check_chest(hu: np.ndarray, voxel_mm3: float) -> None:

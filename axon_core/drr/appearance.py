@@ -1,4 +1,4 @@
-"""From line integrals to what a chest film looks like: one plain look, and random looks for training.
+"""From a logarithmic film to what a chest film looks like: one plain look, and random looks for training.
 
 What a department's workstation does with the logarithm of the detector's signal: a window on the body, structures of
 some sizes made stronger, a tone curve, a collimated border and a lead letter. The result ends where
@@ -15,12 +15,9 @@ from typing import Any
 import torch
 
 from axon_core.drr.blur import blur, blur_each
-from axon_core.drr.physics import attenuation_film, scatter
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 BODY = 0.5  # line integral above which a ray has passed the body: 2.5 cm of tissue
-MU_PER_DENSITY = 0.192  # cm2/g of tissue in bare line integrals, see `intensity.hu_to_mu`
-SCATTER_SIGMA = 0.14  # spread of scatter as a share of the film's width
 SCALES = (0.005, 0.02, 0.08)  # blurs that part the bands of detail, as shares of the film's width
 LETTERS = {  # 5 x 7 dots
     "L": ("#....", "#....", "#....", "#....", "#....", "#....", "#####"),
@@ -67,16 +64,6 @@ def clinic_look(integrals: torch.Tensor) -> torch.Tensor:
         (h, w) in [-1, 1], bone bright.
     """
     return Look().apply(integrals)
-
-
-def with_scatter(integrals: torch.Tensor, strength: float | torch.Tensor) -> torch.Tensor:
-    """Bare line integrals (..., h, w) as films with scattered light would show them; see `physics.scatter`."""
-    if isinstance(strength, float | int) and strength <= 0:
-        return integrals
-    primary = torch.exp(-integrals)
-    return attenuation_film(
-        primary + scatter(primary, integrals / MU_PER_DENSITY, strength, SCATTER_SIGMA * integrals.shape[-1])
-    )
 
 
 def with_detail(film: torch.Tensor, gains: Sequence[float | torch.Tensor]) -> torch.Tensor:
@@ -127,8 +114,6 @@ class Look:
     """The parameters of one film's processing; `apply` is deterministic given them.
 
     Attributes:
-        scatter: scattered light added to bare line integrals, 1 for a large field without a grid; 0 for a film that
-            `physics.expose` made.
         window: percentiles of the body's pixels that become dark and bright.
         detail: gains of fine, middle and coarse structures (finer than 1/200, 1/50, 1/12 of the film's width).
         gain: slope of the sigmoid tone curve at its middle, 0 for none.
@@ -140,7 +125,6 @@ class Look:
         seed: of the noise.
     """
 
-    scatter: float = 0.0
     window: tuple[float, float] = (0.5, 99.5)
     detail: tuple[float, float, float] = (2.5, 1.0, 0.6)
     gain: float = 1.5
@@ -179,9 +163,6 @@ def apply_looks(looks: Sequence[Look], integrals: torch.Tensor) -> torch.Tensor:
     def each(values: Iterable[float]) -> torch.Tensor:
         return torch.tensor(list(values), dtype=film.dtype).to(film.device).view(-1, 1, 1)
 
-    if any(look.scatter > 0 for look in looks):
-        strength = each(look.scatter for look in looks)
-        film = torch.where(strength > 0, with_scatter(film, strength), film)
     body = integrals > BODY
     body = body | ~body.any(-1, keepdim=True).any(-2, keepdim=True)  # of a film without a body, all of it
     film = windowed(film, body, *(torch.tensor([look.window[end] for look in looks]) for end in (0, 1)))
@@ -232,7 +213,6 @@ def random_look(generator: torch.Generator) -> Look:
         column = uniform(0.8, 0.92) if side == "L" else uniform(0.03, 0.15)
         marker = Marker(side, uniform(0.03, 0.25), column, uniform(0.025, 0.06), uniform(0.6, 1.0))
     return Look(
-        scatter=uniform(0.0, 0.4),
         window=(uniform(0.0, 2.0), uniform(98.0, 100.0)),
         detail=(uniform(-0.3, 6.0), uniform(-0.2, 2.5), uniform(-0.2, 1.5)),
         gain=uniform(0.5, 4) if happens(0.8) else 0.0,

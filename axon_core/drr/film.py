@@ -82,12 +82,34 @@ def clinic_film(
     """A film by X-ray physics and a film's look, of a volume that needs no preparation.
 
     Args:
-        hu: (z, y, x) HU.
-        affine: (4, 4) voxel index -> LPS about the isocentre.
-        geometry, pose, exposure, look: see `simulate`; None for the usual ones.
+        hu, affine, geometry, pose, exposure: see `log_film`.
+        look: None for the plain one.
 
     Returns:
         (h, h) in [-1, 1], bone bright.
+
+    Errors:
+        ConfigError: the detector misses the body.
+    """
+    return (look or Look()).apply(log_film(hu, affine, geometry, pose, exposure))
+
+
+def log_film(
+    hu: torch.Tensor,
+    affine: np.ndarray,
+    geometry: XrayGeometry,
+    pose: RigidPose | None = None,
+    exposure: Exposure | None = None,
+) -> torch.Tensor:
+    """The logarithmic film by X-ray physics, before any look, of a volume that needs no preparation.
+
+    Args:
+        hu: (z, y, x) HU.
+        affine: (4, 4) voxel index -> LPS about the isocentre.
+        geometry, pose, exposure: see `simulate`; None for the usual ones.
+
+    Returns:
+        (h, h) -log of the signal, dimensionless; see `physics.attenuation_film`.
 
     Errors:
         ConfigError: the detector misses the body.
@@ -96,8 +118,7 @@ def clinic_film(
     areal = _hit(Projector(materials, affine, geometry.view.beam)(geometry, pose) / 10.0, 0.5)  # mm of ray -> cm
     voxel_mm = float(np.mean(np.linalg.norm(affine[:3, :3], axis=0)))
     sigma = voxel_sigma_mm(voxel_mm) * geometry.magnification / geometry.pitch_mm
-    signal = expose(restored(areal, sigma, SHARPEN), geometry, exposure or Exposure())
-    return (look or Look()).apply(attenuation_film(signal))
+    return attenuation_film(expose(restored(areal, sigma, SHARPEN), geometry, exposure or Exposure()))
 
 
 def _hit(integrals: torch.Tensor, enough: float) -> torch.Tensor:

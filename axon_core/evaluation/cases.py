@@ -1,7 +1,7 @@
 """The cases on which methods are compared: films, the CT, and which of its slices are known. Opened one at a time.
 
-A case comes from a cache of `axon prepare`, or straight from a CT file, whose films are then drawn from it by X-ray
-physics. Cases themselves hold no arrays, so that a list of them costs nothing and travels between processes.
+A case comes from a cache of `axon prepare`, or straight from a CT file; films that it lacks are drawn by X-ray physics.
+Cases themselves hold no arrays, so that a list of them costs nothing and travels between processes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ import torch.nn.functional as F
 
 from axon_core.data.cache import VIEWS, before_the_films, read_films, read_hu
 from axon_core.data.cases import load_case
-from axon_core.data.pairs import project_pair
-from axon_core.data.plan import CaseEntry, Plan, read_plan
-from axon_core.drr.appearance import clinic_look
+from axon_core.data.plan import FORMAT, CaseEntry, Plan, read_plan
 from axon_core.drr.film import clinic_film
 from axon_core.errors import ConfigError
 from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView
@@ -39,7 +37,6 @@ class Chest:
         covered: (n,) bool along z: slices that the CT covers.
         spacing_mm: (x, y, z) of these voxels.
         given: view -> (p, p) film in [-1, 1] that came with the case; the others are drawn.
-        physics: whether drawn films are made by X-ray physics (`drr.film`), or from line integrals as in a cache.
         origin: "frontal" and "lateral" -> "real" or "drawn".
         cube: whether it lies on the cube of the films' geometry, so that it can be projected.
     """
@@ -48,7 +45,6 @@ class Chest:
     covered: torch.Tensor
     spacing_mm: tuple[float, float, float]
     given: dict[str, torch.Tensor]
-    physics: bool
     origin: dict[str, str]
     cube: bool = True
 
@@ -70,16 +66,10 @@ class Chest:
     def films(self, pixels: int) -> torch.Tensor:
         """(2, pixels, pixels) in [-1, 1], frontal and lateral."""
         grid = CanonicalGrid(len(self.hu), self.extent_mm[0])
-        if len(self.given) == len(VIEWS):
-            drawn = {}
-        elif self.physics:
-            beams = {view: XrayGeometry(beam, pixels) for view, beam in BEAMS.items()}
-            drawn = {view: clinic_film(self.hu, grid.affine, geometry) for view, geometry in beams.items()}
-        else:
-            integrals = project_pair(self.hu, grid, pixels)
-            drawn = {view: clinic_look(film) for view, film in zip(VIEWS, integrals, strict=True)}
-        given = {view: _resized(film, pixels) for view, film in self.given.items()}
-        films = {**drawn, **given}
+        films = {view: _resized(film, pixels) for view, film in self.given.items()}
+        for view in VIEWS:
+            if view not in films:
+                films[view] = clinic_film(self.hu, grid.affine, XrayGeometry(BEAMS[view], pixels))
         return torch.stack([films[view] for view in VIEWS])
 
     def _factor(self, size: int) -> int:
@@ -138,7 +128,7 @@ class CtCase:
         case = load_case(str(self.path), self.render)
         spacing = case.grid.spacing_mm
         origin = dict.fromkeys(VIEWS, "drawn")
-        return Chest(torch.from_numpy(case.hu), torch.from_numpy(case.known), (spacing,) * 3, {}, True, origin)
+        return Chest(torch.from_numpy(case.hu), torch.from_numpy(case.known), (spacing,) * 3, {}, origin)
 
 
 @dataclass(frozen=True)
@@ -160,7 +150,7 @@ class CacheCase:
     def key(self) -> str:
         """Of its prepared arrays' key and of the pose in which its films see it."""
         return _digest(
-            "cache", self.entry.key, self.entry.known, self.entry.film_frame, sorted(self.entry.films.items())
+            "cache", FORMAT, self.entry.key, self.entry.known, self.entry.film_frame, sorted(self.entry.films.items())
         )
 
     def open(self) -> Chest:
@@ -172,7 +162,7 @@ class CacheCase:
         given = {view: film for view, film in stored.items() if view in kinds}
         origin = {view: "real" if kinds.get(view) == "real" else "drawn" for view in VIEWS}
         covered = (known > 0.5).flatten(1).all(1)
-        return Chest(hu, covered, (x, y, z), given, False, origin, cube=not self.stretched)
+        return Chest(hu, covered, (x, y, z), given, origin, cube=not self.stretched)
 
 
 def cache_cases(where: str | Path, split: str = "test") -> list[CacheCase]:
