@@ -26,7 +26,7 @@ from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView
 from axon_core.intensity import hu_to_mu
 from axon_core.model import AxonModel, bfloat16_pays
 from axon_core.radiograph import Radiograph, StandardFilm, standardise
-from axon_core.registration.planar import aligned
+from axon_core.registration.placement import aligned
 
 ENDPOINT, COARSE, FINE, SUPER = "F(x)", "coarse", "fine", "super-resolution"
 

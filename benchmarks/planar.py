@@ -39,16 +39,10 @@ from axon_core.drr.appearance import clinic_look, random_look
 from axon_core.drr.projector import Projector
 from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView
 from axon_core.radiograph import Radiograph, StandardFilm, standardise
-from axon_core.registration.planar import (
-    Alignment,
-    Atlas,
-    align,
-    bundled_atlas,
-    lung_box,
-    make_atlas,
-    on_grid,
-    place,
-)
+from axon_core.registration.atlas import Atlas, bundled_atlas, lung_box, on_grid
+from axon_core.registration.atlas_make import make_atlas
+from axon_core.registration.placement import place
+from axon_core.registration.planar import Alignment, align
 
 TEST_CASES = ("lidc-idri-0010", "lung-pet-ct-dx-a0001")
 SIZE, DETECTOR_MM = 256, 430.0

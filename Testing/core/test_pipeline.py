@@ -17,7 +17,7 @@ from axon_core.geometry import CanonicalGrid, XrayView
 from axon_core.model import AxonModel
 from axon_core.pipeline import COARSE, ENDPOINT, FINE, SUPER, Moments, Progress, reconstruct, reproject
 from axon_core.radiograph import Radiograph
-from axon_core.registration.planar import bundled_atlas
+from axon_core.registration.atlas import bundled_atlas
 
 
 def film(view: XrayView | None = XrayView.PA, seed: int = 0) -> Radiograph:

@@ -14,7 +14,9 @@ from axon_core.errors import ConfigError, FilmError
 from axon_core.geometry import XrayView
 from axon_core.radiograph import Radiograph, StandardFilm, standardise
 from axon_core.radiograph import replay as replay_standard
-from axon_core.registration.planar import AXIS_MM, Alignment, Atlas, align, aligned, bundled_atlas, place, replay
+from axon_core.registration.atlas import AXIS_MM, Atlas, bundled_atlas
+from axon_core.registration.placement import aligned, place, replay
+from axon_core.registration.planar import Alignment, align
 
 SIZE, PITCH_MM = 256, 430.0 / 256
 KNOWN = (PITCH_MM, PITCH_MM)

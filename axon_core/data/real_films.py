@@ -21,7 +21,7 @@ from axon_core.errors import AxonError, FilmError
 from axon_core.geometry import CanonicalGrid, RigidPose, XrayGeometry, XrayView
 from axon_core.radiograph import Radiograph, StandardFilm, standardise
 from axon_core.registration.files import FILM_PIXELS, laid_on_detector
-from axon_core.registration.planar import aligned
+from axon_core.registration.placement import aligned
 from axon_core.registration.pose import DOUBTFUL_BELOW, Film, RegisterOptions, Registrar, Registration
 
 LEAST_SIMILARITY = DOUBTFUL_BELOW  # below it a film is left out
