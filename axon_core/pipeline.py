@@ -53,6 +53,8 @@ class Quality:
     first_only: bool = False
 
 
+DISTANCE_TOLERANCE = 0.1  # off from the distance that the networks learned: then a body comes out 8 % too deep or flat
+
 PRESETS = {
     "preview": Quality(first_only=True),
     "fast": Quality(),
@@ -246,13 +248,26 @@ def _standard_films(
         )
     standard = standardise(frontal, size)
     films = {"frontal": aligned(frontal, standard)[0] if align else standard}
-    if lateral is not None:
+    if lateral is None:
+        films["frontal"] = _with_distance_told(films["frontal"], frontal.sdd_mm)
+    else:
         if lateral.view is not None and lateral.view.is_frontal:
             raise FilmError(
                 "film.view", "The lateral film is tagged as a frontal view.", "Exchange the films or set its view."
             )
         films["lateral"] = standardise(replace(lateral, view=XrayView.LAT), size)
     return films
+
+
+def _with_distance_told(film: StandardFilm, sdd_mm: float | None) -> StandardFilm:
+    """Warn of a distance other than the networks': they read depth from perspective (`benchmarks/depth.py`)."""
+    learned = XrayGeometry(film.view).sdd_mm
+    if sdd_mm is None or abs(sdd_mm / learned - 1) <= DISTANCE_TOLERANCE:
+        return film
+    what = "deep" if sdd_mm < learned else "flat"
+    distances = f"{sdd_mm / 1000:.2f} m, the model learned from {learned / 1000:.2f} m"
+    told = f"It was taken from {distances}: the body may be too {what}."
+    return replace(film, warnings=(*film.warnings, told))
 
 
 def _ncc(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
