@@ -139,6 +139,11 @@ class RigidPose:
         return cls(angles, (x, y, z))
 
 
+def usual_sdd_mm(view: XrayView | None) -> float:
+    """How far from the detector the tube usually stands: 1.8 m, at the bedside (AP) 1.2 m."""
+    return 1200.0 if view is XrayView.AP else 1800.0
+
+
 @dataclass(frozen=True)
 class XrayGeometry:
     """A cone beam and a square flat detector, perpendicular to each other.

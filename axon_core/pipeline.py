@@ -22,7 +22,7 @@ from axon_core.diffusion.sampling import SeededNoise, Step, sample_bridge, sampl
 from axon_core.drr.appearance import clinic_look
 from axon_core.drr.projector import Projector
 from axon_core.errors import ConfigError, DeviceError, FilmError
-from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView
+from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView, usual_sdd_mm
 from axon_core.intensity import hu_to_mu
 from axon_core.model import AxonModel, bfloat16_pays
 from axon_core.radiograph import Radiograph, StandardFilm, standardise
@@ -262,12 +262,13 @@ def _standard_films(
 def _with_distance_told(film: StandardFilm, sdd_mm: float | None) -> StandardFilm:
     """Warn of a distance other than the networks': they read depth from perspective (`benchmarks/depth.py`)."""
     learned = XrayGeometry(film.view).sdd_mm
-    if sdd_mm is None or abs(sdd_mm / learned - 1) <= DISTANCE_TOLERANCE:
+    taken = sdd_mm or usual_sdd_mm(film.view)
+    if abs(taken / learned - 1) <= DISTANCE_TOLERANCE:
         return film
-    what = "deep" if sdd_mm < learned else "flat"
-    distances = f"{sdd_mm / 1000:.2f} m, the model learned from {learned / 1000:.2f} m"
-    told = f"It was taken from {distances}: the body may be too {what}."
-    return replace(film, warnings=(*film.warnings, told))
+    how = "It was" if sdd_mm else "An AP film is usually"
+    what = "deep" if taken < learned else "flat"
+    distances = f"{taken / 1000:.2f} m, the model learned from {learned / 1000:.2f} m"
+    return replace(film, warnings=(*film.warnings, f"{how} taken from {distances}: the body may be too {what}."))
 
 
 def _ncc(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:

@@ -140,13 +140,15 @@ def test_an_unknown_view_is_told(model):
 def test_a_film_from_another_distance_is_told(model):
     """Depth is read from perspective; a lateral film tells it better."""
 
-    def told(sdd_mm: float | None, lateral: Radiograph | None = None) -> list[str]:
-        frontal = dataclasses.replace(film(), sdd_mm=sdd_mm)
+    def told(sdd_mm: float | None, lateral: Radiograph | None = None, view: XrayView = XrayView.PA) -> list[str]:
+        frontal = dataclasses.replace(film(view), sdd_mm=sdd_mm)
         result = reconstruct(frontal, lateral, model=model, preset="preview", device="cpu")
         return [warning for warning in result.warnings if "the model learned from 1.80 m" in warning]
 
     assert [warning.endswith("too deep.") for warning in told(1200.0)] == [True]
     assert [warning.endswith("too flat.") for warning in told(2500.0)] == [True]
+    assert [warning.endswith("too deep.") for warning in told(None, view=XrayView.AP)] == [True]
+    assert not told(1800.0, view=XrayView.AP)
     assert not told(None) and not told(1750.0) and not told(1200.0, film(XrayView.LAT))
 
 

@@ -16,14 +16,13 @@ from axon_core.dicom_patient import check_same_patient
 from axon_core.errors import ConfigError, FilmError
 from axon_core.files import atomic_file
 from axon_core.film_choice import FilmChoice
-from axon_core.geometry import RigidPose, XrayGeometry, XrayView
+from axon_core.geometry import RigidPose, XrayGeometry, XrayView, usual_sdd_mm
 from axon_core.radiograph import StandardFilm, standardise
 from axon_core.registration.pose import Film, RegisterOptions, Registrar, Registration, Told, ct_to_room
 
 FILM_PIXELS = 512
 SCALE_SD = 0.08  # of the pixel size that is guessed for films without one
 SDD_SD = 0.04  # of the usual SDD, for films that do not tell theirs but know their pixel size
-USUAL_SDD_MM, BEDSIDE_SDD_MM = 1800.0, 1200.0  # of PA and lateral films, and of AP films
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,12 +131,11 @@ def laid_on_detector(film: StandardFilm, sdd_mm: float | None = None, mask: np.n
             "Draw the mask on the standardised film.",
         )
     mask = None if mask is None else mask & film.mask
-    usual = BEDSIDE_SDD_MM if film.view is XrayView.AP else USUAL_SDD_MM
     view, image = film.view, film.image
     if film.source.get("right_lateral"):  # standardised as a left one, mirrored: the true beam sees the true film
         view, image = XrayView.RL, np.ascontiguousarray(image[:, ::-1])
         mask = None if mask is None else np.ascontiguousarray(mask[:, ::-1])
-    sdd = usual if sdd_mm is None else sdd_mm
+    sdd = usual_sdd_mm(film.view) if sdd_mm is None else sdd_mm
     geometry = XrayGeometry(view, image.shape[0], sdd, detector_mm=film.detector_mm)
     if not film.scale_known:
         return Film(image, geometry, mask, scale_sd=SCALE_SD)
