@@ -21,7 +21,7 @@ from axon_core.data.findings import Lungs, vary
 from axon_core.data.phantom import thorax
 from axon_core.drr.appearance import random_look
 from axon_core.drr.exposure import USUAL, Exposure, random_exposure
-from axon_core.drr.film import log_film
+from axon_core.drr.film import log_film, material_densities
 from axon_core.errors import ConfigError
 from axon_core.files import atomic_file
 from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView
@@ -56,9 +56,9 @@ def expose_pair(
     exposures: Sequence[Exposure] = (USUAL, USUAL),
 ) -> torch.Tensor:
     """(z, y, x) HU on a grid centred on the isocentre -> (2, pixels, pixels) logarithmic films, frontal and lateral."""
-    affine = CanonicalGrid(grid.size, grid.extent_mm).affine
+    materials, affine = material_densities(hu), CanonicalGrid(grid.size, grid.extent_mm).affine
     films = [
-        log_film(hu, affine, XrayGeometry(view, pixels), exposure=exposure)
+        log_film(materials, affine, XrayGeometry(view, pixels), exposure=exposure)
         for view, exposure in zip((frontal, XrayView.LAT), exposures, strict=True)
     ]
     return torch.stack(films)

@@ -286,8 +286,8 @@ def _made(row: Row, layout: Layout, cache: Path, key: str, least: float) -> Case
     else:
         case, hu = _placed(row, volume, films, layout, key)
         stored, seen = films.images, before_the_films(torch.from_numpy(hu), case)[0].numpy()
-        films_drawn = expose_pair(torch.from_numpy(seen), CanonicalGrid(layout.render), SHEET_PIXELS)
-        drrs = {view: clinic_look(film).numpy() for view, film in zip(VIEWS, films_drawn, strict=True)}
+        log_films = expose_pair(torch.from_numpy(seen), CanonicalGrid(layout.render), SHEET_PIXELS)
+        drrs = {view: clinic_look(film).numpy() for view, film in zip(VIEWS, log_films, strict=True)}
     _write(case_folder(cache, key), case, hu, stored, strip(seen, drrs, films.images))
     return case
 

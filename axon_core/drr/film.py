@@ -82,7 +82,8 @@ def clinic_film(
     """A film by X-ray physics and a film's look, of a volume that needs no preparation.
 
     Args:
-        hu, affine, geometry, pose, exposure: see `log_film`.
+        hu: (z, y, x) HU.
+        affine, geometry, pose, exposure: see `log_film`.
         look: None for the plain one.
 
     Returns:
@@ -91,11 +92,16 @@ def clinic_film(
     Errors:
         ConfigError: the detector misses the body.
     """
-    return (look or Look()).apply(log_film(hu, affine, geometry, pose, exposure))
+    return (look or Look()).apply(log_film(material_densities(hu), affine, geometry, pose, exposure))
+
+
+def material_densities(hu: torch.Tensor) -> torch.Tensor:
+    """(z, y, x) HU -> (materials, z, y, x) float16 g/cm3, what `log_film` films: once for all films of a volume."""
+    return torch.stack([part.half() for part in densities(hu).values()])
 
 
 def log_film(
-    hu: torch.Tensor,
+    materials: torch.Tensor,
     affine: np.ndarray,
     geometry: XrayGeometry,
     pose: RigidPose | None = None,
@@ -104,7 +110,7 @@ def log_film(
     """The logarithmic film by X-ray physics, before any look, of a volume that needs no preparation.
 
     Args:
-        hu: (z, y, x) HU.
+        materials: of `material_densities`.
         affine: (4, 4) voxel index -> LPS about the isocentre.
         geometry, pose, exposure: see `simulate`; None for the usual ones.
 
@@ -114,7 +120,6 @@ def log_film(
     Errors:
         ConfigError: the detector misses the body.
     """
-    materials = torch.stack([part.half() for part in densities(hu).values()])
     areal = _hit(Projector(materials, affine, geometry.view.beam)(geometry, pose) / 10.0, 0.5)  # mm of ray -> cm
     voxel_mm = float(np.mean(np.linalg.norm(affine[:3, :3], axis=0)))
     sigma = voxel_sigma_mm(voxel_mm) * geometry.magnification / geometry.pitch_mm
