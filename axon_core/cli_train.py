@@ -58,18 +58,21 @@ WHAT = {
     "fine": "Train FineDiff: a ControlNet that steers the frozen prior by the coarse volume.",
     "sr": "Train super-resolution: volumes of twice the preset's voxels along each edge.",
     "all": "Train every stage in order: coarse, prior, fine, sr.",
+    "fine-bridge": "Train a second bridge in FineDiff's place, for a preset that says so (an ablation of the paper).",
 }
 
 
 def _command(name: str, text: str) -> None:
+    small, large = ("small", "base") if name != "fine-bridge" else ("bridge.toml", "bridge.toml")
+
     @app.command(
         name,
         help=text,
         epilog=examples(
-            f"axon train {name} cache -o run --preset small --dry-run",
-            f"axon train {name} cache -o run --preset small --kept 3000",
-            f"axon train {name} pairs -o run --preset small --held-out pairs-val --tensorboard",
-            f"torchrun --nproc-per-node 2 -m axon_core train {name} cache -o run --preset base",
+            f"axon train {name} cache -o run --preset {small} --dry-run",
+            f"axon train {name} cache -o run --preset {small} --kept 3000",
+            f"axon train {name} pairs -o run --preset {small} --held-out pairs-val --tensorboard",
+            f"torchrun --nproc-per-node 2 -m axon_core train {name} cache -o run --preset {large}",
         ),
     )
     @told

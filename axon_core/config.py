@@ -20,6 +20,7 @@ else:
     import tomli as tomllib
 
 HINTS = ("coarse", "films")
+PROCESSES = ("ddpm", "bridge")
 
 T = TypeVar("T")
 
@@ -74,7 +75,7 @@ class BridgeConfig:
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The Gaussian diffusion of FineDiff.
+    """The diffusion of FineDiff.
 
     Attributes:
         prediction: what the network predicts, "epsilon" or "v".
@@ -82,6 +83,10 @@ class DiffusionConfig:
         times: of a distilled network, the decreasing indices at which it is evaluated; empty: any times.
         hint: what steers it: the "coarse" volume, or the "films" repeated along their rays.
         clamp: keep the predicted CT within [-1, 1] at every step of sampling; the paper does not.
+        process: "ddpm", a ControlNet on a Gaussian diffusion, of which the first three speak; or "bridge", a second
+            bridge with the settings of the first, from the coarse volume to the CT (the paper's ablation).
+        global_encoder: a ControlNet that also sees all of the films as one vector, added to its time (the paper's
+            ablation; see `nets.encoder.GlobalEncoder`).
     """
 
     prediction: str = "epsilon"
@@ -89,12 +94,29 @@ class DiffusionConfig:
     times: tuple[int, ...] = ()
     hint: str = "coarse"
     clamp: bool = False
+    process: str = "ddpm"
+    global_encoder: bool = False
 
     def __post_init__(self) -> None:
         if self.hint not in HINTS:
             raise ConfigError(
                 "config.hint", f"FineDiff cannot be steered by {self.hint!r}.", f"Use one of {', '.join(HINTS)}."
             )
+        if self.process not in PROCESSES:
+            raise ConfigError(
+                "config.process", f"FineDiff cannot be a {self.process!r}.", f"Use one of {', '.join(PROCESSES)}."
+            )
+        if self.is_bridge and (self.from_noise or self.global_encoder):
+            raise ConfigError(
+                "config.fine-bridge",
+                "A second bridge starts at the coarse volume, and has no ControlNet.",
+                'Leave hint = "films" and global_encoder out, or process = "bridge".',
+            )
+
+    @property
+    def is_bridge(self) -> bool:
+        """Whether FineDiff is a second bridge."""
+        return self.process == "bridge"
 
     @property
     def from_noise(self) -> bool:
@@ -102,9 +124,10 @@ class DiffusionConfig:
         return self.hint == "films"
 
     def described(self) -> str:
-        """For people: by what FineDiff is steered, and whether its steps are clamped."""
+        """For people: what FineDiff is, by what it is steered, and whether its steps are clamped."""
         steered = {"coarse": "steered by the coarse volume", "films": "steered by the repeated films, from noise alone"}
-        return steered[self.hint] + ", clamped at every step" * self.clamp
+        what = "a second bridge from the coarse volume" if self.is_bridge else steered[self.hint]
+        return what + " and a global encoder" * self.global_encoder + ", clamped at every step" * self.clamp
 
 
 @dataclass(frozen=True)

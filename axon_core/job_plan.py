@@ -184,10 +184,8 @@ def _larger(made: Reconstruction, folder: Path) -> float:
 
 def _cost(model: AxonModel, stage: str) -> Cost:
     """Of the stage's networks: loading them, and one evaluation."""
-    from axon_core.model import PARTS
-
     started = time.perf_counter()
-    for name in PARTS[stage]:
+    for name in model.parts(stage):
         getattr(model, name)
     loaded = time.perf_counter() - started
     full = model.config.size
@@ -220,10 +218,13 @@ def _evaluation(model: AxonModel, stage: str, edge: int) -> Callable[[], object]
     """One evaluation of the stage's networks on a cube, as `pipeline` does it."""
     import torch
 
+    from axon_core.model import Hint
+
     x = torch.rand(1, 1, edge, edge, edge, device=model.device)
+    hint = Hint(x, torch.zeros(1, 1, *2 * (model.config.film_size,), device=x.device))
     return {
         "coarse": lambda: model.bridge_x0(x, torch.ones(1, 1, 1, 1, 1, device=x.device), x),
-        "fine": lambda: model.fine_x0(x, torch.zeros(1, dtype=torch.long), x),
+        "fine": lambda: model.fine_x0(x, torch.zeros(1), hint),
         "super-resolution": lambda: model.super_resolve(x),
     }[stage]
 

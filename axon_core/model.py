@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from axon_core import resources
 from axon_core.config import ModelConfig, from_dict, load_preset
 from axon_core.diffusion import bridge, gaussian
 from axon_core.errors import ModelError
-from axon_core.nets.encoder import FilmToVolume
+from axon_core.nets.encoder import FilmToVolume, GlobalEncoder
 from axon_core.nets.rays import mean_of_repeated
 from axon_core.nets.srnet import SRNet
 
@@ -34,13 +34,21 @@ if TYPE_CHECKING:
     from axon_core.nets.unet import ControlNet3d, UNet3d
 
 WEIGHTS = "model.safetensors"
-PARTS = {  # stage -> attributes of AxonModel that hold its networks
+PARTS = {  # stage -> attributes of AxonModel that hold its networks; where FineDiff is a bridge, see `AxonModel.parts`
     "endpoint": ("film_to_volume",),
     "coarse": ("coarse",),
     "fine": ("prior", "control"),
     "super-resolution": ("sr",),
 }
+FINE_BRIDGE = "fine_bridge"  # FineDiff's network where it is a bridge
 Module = TypeVar("Module", bound=nn.Module)
+
+
+class Hint(NamedTuple):
+    """What steers FineDiff: (B, 1, n, n, n) in [-1, 1], and the films (B, V, p, p) for a global encoder, else None."""
+
+    volume: torch.Tensor
+    films: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,18 @@ class AxonModel:
         """ControlNet on the coarse volume or on the repeated films, see `fine_hint`."""
         from axon_core.nets.unet import ControlNet3d
 
-        return self._built("control", ControlNet3d(self.config.fine))
+        c = self.config
+        control = ControlNet3d(c.fine)
+        if c.diffusion.global_encoder:
+            control.add_encoder(GlobalEncoder(c.encoder, c.film_size, c.size, control.time_channels))
+        return self._built("control", control)
+
+    @cached_property
+    def fine_bridge(self) -> UNet3d:
+        """The network of a second bridge, in the place of prior and ControlNet; its y is the coarse volume."""
+        from axon_core.nets.unet import UNet3d
+
+        return self._built(FINE_BRIDGE, UNet3d(self.config.fine, 2))
 
     @cached_property
     def sr(self) -> SRNet:
@@ -156,6 +175,10 @@ class AxonModel:
                 ) from error
         return module.to(self.device).eval()
 
+    def parts(self, stage: str) -> tuple[str, ...]:
+        """The attributes that hold the networks of a stage, a key of PARTS."""
+        return (FINE_BRIDGE,) if stage == "fine" and self.config.diffusion.is_bridge else PARTS[stage]
+
     def has(self, stage: str) -> bool:
         """Whether the stage may run: it was trained, or the model is an untrained one for tests and timing."""
         return stage in self.card.stages
@@ -163,7 +186,7 @@ class AxonModel:
     def to(self, device: torch.device | str) -> AxonModel:
         """Move the networks, those not yet built included."""
         self.device = torch.device(device)
-        for name in (name for names in PARTS.values() for name in names):
+        for name in (name for stage in PARTS for name in self.parts(stage)):
             if name in self.__dict__:
                 self.__dict__[name].to(self.device)
         return self
@@ -176,31 +199,46 @@ class AxonModel:
 
     def bridge_x0(self, x: torch.Tensor, m: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The bridge network's prediction of the CT from x_m and y = F(x); m is (B, 1, 1, 1, 1)."""
+        return self._bridge_x0(self.coarse, x, m, y)
+
+    def _bridge_x0(self, network: nn.Module, x: torch.Tensor, m: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         c = self.config.bridge
         time = m.flatten() * 1000.0
         if c.sigma == 0:  # paper: f predicts x_m - x0
-            return x - self.coarse(torch.cat([x, y], 1), time)
+            return x - network(torch.cat([x, y], 1), time)
         c_skip, c_out, c_in = bridge.preconditioning(m, c.s, c.sigma)
         residual = x - y
-        return y + c_skip * residual + c_out * self.coarse(torch.cat([c_in * residual, y], 1), time)
+        return y + c_skip * residual + c_out * network(torch.cat([c_in * residual, y], 1), time)
 
-    def fine_hint(self, films: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+    def fine_hint(self, films: torch.Tensor, coarse: torch.Tensor) -> Hint:
         """What steers FineDiff: `coarse` (B, 1, n, n, n), or the films (B, V, p, p) repeated along their rays."""
-        return mean_of_repeated(films, self.config.size) if self.config.diffusion.hint == "films" else coarse
+        c = self.config.diffusion
+        volume = mean_of_repeated(films, self.config.size) if c.hint == "films" else coarse
+        return Hint(volume, films if c.global_encoder else None)
 
-    def fine_start(self, hint: torch.Tensor, t: int, noise: torch.Tensor) -> torch.Tensor:
-        """Where sampling starts at the integer time t: the coarse volume in noise, or noise alone."""
+    def fine_start(self, hint: Hint, t: int, noise: torch.Tensor) -> torch.Tensor:
+        """Where a DDPM's sampling starts at the integer time t: the coarse volume in noise, or noise alone."""
         if self.config.diffusion.from_noise:
             return noise
-        return gaussian.add_noise(hint, self.alphas[t].to(hint.device, hint.dtype), noise)
+        return gaussian.add_noise(hint.volume, self.alphas[t].to(noise.device, noise.dtype), noise)
 
-    def fine_x0(self, x: torch.Tensor, t: torch.Tensor, hint: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
-        """FineDiff's prediction of the CT from the noisy x, steered by the hint; t is (B,) integer times."""
-        alpha = self.alphas[t.cpu()].to(x.device, x.dtype).view(-1, 1, 1, 1, 1)
-        time = t.to(x.device, x.dtype)
-        output = self.prior(x, time, self.control(x, time, hint, strength))
-        x0 = gaussian.predict_x0(x, alpha, output, self.config.diffusion.prediction)
-        return x0.clamp(-1, 1) if self.config.diffusion.clamp else x0
+    def fine_x0(self, x: torch.Tensor, t: torch.Tensor, hint: Hint) -> torch.Tensor:
+        """FineDiff's prediction of the CT from the noisy x, steered by the hint.
+
+        Args:
+            x: (B, 1, n, n, n).
+            t: (B,) times, indices into `alphas`; m where FineDiff is a bridge.
+            hint: see `fine_hint`.
+        """
+        c = self.config.diffusion
+        if c.is_bridge:
+            x0 = self._bridge_x0(self.fine_bridge, x, t.to(x.device, x.dtype).view(-1, 1, 1, 1, 1), hint.volume)
+        else:
+            alpha = self.alphas[t.long().cpu()].to(x.device, x.dtype).view(-1, 1, 1, 1, 1)
+            time = t.to(x.device, x.dtype)
+            output = self.prior(x, time, self.control(x, time, *hint))
+            x0 = gaussian.predict_x0(x, alpha, output, c.prediction)
+        return x0.clamp(-1, 1) if c.clamp else x0
 
     @cached_property
     def alphas(self) -> torch.Tensor:
@@ -251,7 +289,7 @@ class AxonModel:
         state = {
             f"{name}.{key}": value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
             for stage in card.stages
-            for name in PARTS[stage]
+            for name in self.parts(stage)
             for key, value in getattr(self, name).state_dict().items()
         }
         described = {"config": self.config.to_dict(), "card": dataclasses.asdict(card), **self.described()}
@@ -351,4 +389,4 @@ def parameter_count(module: nn.Module) -> int:
 
 def describe(model: AxonModel) -> dict[str, Any]:
     """Parameters of each stage, for people."""
-    return {stage: sum(parameter_count(getattr(model, name)) for name in names) for stage, names in PARTS.items()}
+    return {stage: sum(parameter_count(getattr(model, name)) for name in model.parts(stage)) for stage in PARTS}

@@ -17,16 +17,16 @@ import torch
 from axon_core import SYNTHETIC_NOTICE, __version__
 from axon_core.ctvolume import CTVolume
 from axon_core.devices import resolve_device
-from axon_core.diffusion import bridge, gaussian
-from axon_core.diffusion.sampling import SeededNoise, Step, sample_bridge, sample_ddim
+from axon_core.diffusion.sampling import SeededNoise, Step
 from axon_core.drr.appearance import clinic_look
 from axon_core.drr.projector import Projector
 from axon_core.errors import ConfigError, DeviceError, FilmError
 from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView, usual_sdd_mm
 from axon_core.intensity import hu_to_mu
-from axon_core.model import AxonModel, bfloat16_pays
+from axon_core.model import AxonModel, Hint, bfloat16_pays
 from axon_core.radiograph import Radiograph, StandardFilm, standardise
 from axon_core.registration.placement import aligned
+from axon_core.walks import coarse_eta, coarse_times, fine_eta, fine_times, walk_coarse, walk_fine
 
 ENDPOINT, COARSE, FINE, SUPER = "F(x)", "coarse", "fine", "super-resolution"
 
@@ -182,8 +182,9 @@ def reconstruct(
         "seeds": [int(seed) for seed in seeds] if run.stochastic else [],
         "stages": list(stages),
         "steps": _of({COARSE: len(run.times), FINE: len(run.fine_times)}, stages),
-        "eta": _of({COARSE: bridge_eta(model), FINE: 0.0}, stages),
+        "eta": _of({COARSE: coarse_eta(model), FINE: fine_eta(model)}, stages),
         "hint": _of({FINE: model.config.diffusion.hint}, stages),
+        "process": _of({FINE: model.config.diffusion.process}, stages),
         "window": {
             "name": model.config.hu_window.name,
             "low": model.config.hu_window.low,
@@ -284,27 +285,11 @@ def autocast(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, torch.bfloat16) if bfloat16_pays(device) else nullcontext()
 
 
-def bridge_times(model: AxonModel, quality: Quality) -> list[float]:
-    """m of each evaluation of the bridge's network."""
-    return list(model.config.bridge.times) or bridge.times(quality.bridge_steps, quality.rho)
-
-
-def fine_times(model: AxonModel, quality: Quality) -> list[int]:
-    """Index of each evaluation of FineDiff's networks."""
-    c = model.config.diffusion
-    return list(c.times) or gaussian.times(quality.fine_steps, 1.0 if c.from_noise else quality.fine_start)
-
-
-def bridge_eta(model: AxonModel) -> float:
-    """Share of fresh noise in the steps of the bridge: a distilled network learned steps without it."""
-    return 0.0 if model.config.bridge.times else 1.0
-
-
 def evaluations(model: AxonModel, quality: Quality, seeds: int) -> dict[str, int]:
     """How often each stage's networks will be evaluated, 0 for a stage that will not run."""
     wanted = model.card.stages if quality.everything else model.card.default_stages
     allowed = set() if quality.first_only else {stage for stage in wanted if model.has(stage)}
-    steps = {COARSE: len(bridge_times(model, quality)), FINE: len(fine_times(model, quality))}
+    steps = {COARSE: len(coarse_times(model, quality)), FINE: len(fine_times(model, quality))}
     if FINE not in allowed and steps[COARSE] == 1 and not model.random_endpoint:
         seeds = 1  # the bridge draws nothing before its first evaluation
     return {
@@ -323,7 +308,7 @@ class _Run:
         self.model, self.quality, self.callback = model, quality, callback
         counts = evaluations(model, quality, len(seeds))
         self.use_coarse, self.use_fine, self.use_sr = (counts[stage] > 0 for stage in (COARSE, FINE, SUPER))
-        self.times, self.fine_times = bridge_times(model, quality), fine_times(model, quality)
+        self.times, self.fine_times = coarse_times(model, quality), fine_times(model, quality)
         draws = self.use_coarse and len(self.times) > 1
         self.stochastic = draws or self.use_fine or model.random_endpoint
         self.seeds = list(seeds) if self.stochastic else [0]
@@ -398,34 +383,26 @@ class _Run:
         """One bridge sample, folded into the moments."""
         started = time.perf_counter()
 
-        def denoise(x: torch.Tensor, m: float) -> torch.Tensor:
-            return self.model.bridge_x0(x, torch.full((1, 1, 1, 1, 1), m, device=x.device), y).float()
-
         def step(state: Step) -> None:
             self.spent += self.COSTS[COARSE]
             self.report(COARSE, state.x0 if index == 0 else None)
 
-        s, eta = self.model.config.bridge.s, bridge_eta(self.model)
-        sample = sample_bridge(denoise, y, self.times, s, eta, noise, step).clamp(-1, 1)
+        sample = walk_coarse(self.model, y, self.times, noise, step).clamp(-1, 1)
         moments.add(sample)
         self.timings[COARSE] = self.timings.get(COARSE, 0.0) + self.since(started)
         if index:
             self.report(COARSE, moments.mean)
         return sample
 
-    def fine(self, hint: torch.Tensor, noise: SeededNoise, moments: Moments, index: int) -> None:
+    def fine(self, hint: Hint, noise: SeededNoise, moments: Moments, index: int) -> None:
         """One FineDiff sample, folded into the moments."""
         started = time.perf_counter()
-
-        def denoise(x: torch.Tensor, t: float) -> torch.Tensor:
-            return self.model.fine_x0(x, torch.full((1,), int(t)), hint).float()
 
         def step(state: Step) -> None:
             self.spent += self.COSTS[FINE]
             self.report(FINE, state.x0 if index == 0 else None)
 
-        start = self.model.fine_start(hint, self.fine_times[0], noise(hint))
-        moments.add(sample_ddim(denoise, start, self.fine_times, self.model.alphas, 0.0, noise, step).clamp(-1, 1))
+        moments.add(walk_fine(self.model, hint, self.fine_times, noise, step).clamp(-1, 1))
         self.timings[FINE] = self.timings.get(FINE, 0.0) + self.since(started)
 
     def super_resolution(self, volume: torch.Tensor) -> torch.Tensor:

@@ -1,14 +1,15 @@
-"""What do the choices of the paper's table 4 change? Rows that differ in one stage, trained alike on the same chests.
+"""What do the choices of the paper's table 4 change, and ours? Rows that differ in one stage, trained alike.
 
     alias ablation='python benchmarks/ablation.py'
-    ablation train --test CT... -o work [--rows coarse-l2 ...] [--tflop 40] [--edge 1] [--seed 0] [--device cuda]
+    ablation train --test CT... -o work [--rows coarse-l2 ...] [--model axon-small] [--tflop 60] [--edge 1] [--seed 0]
     ablation table -o work
 
-The chests are those of `comparison.py pool`, in work/pool.safetensors. F(x) and the prior are trained once, for all
-rows; then each row trains its own stage, the bridge or the ControlNet, from the same first weights on the same samples.
---tflop is the budget of every stage, counted as in `comparison.py`; the rows of a pair take the same number of steps.
+The chests are those of `comparison.py pool`, in work/pool.safetensors. F(x), the prior and, for rows of both stages,
+the bridge are those of --model; each row trains its own network for --tflop, counted as in `comparison.py`, from first
+weights on the same samples in the same order. --test names CTs that neither the pool nor the model has seen.
 `fine-clamping` has the weights of `fine-rc-encoder`. FineDiff is run from noise in every row, so that only the hint
-differs. The paper does not say how its edge loss is weighted: --edge is our choice. What is done is not done again.
+differs; `bbdm-fine` walks its second bridge in as many steps. The paper does not say how its edge loss is weighted:
+--edge is our choice. What is done is not done again.
 """
 
 from __future__ import annotations
@@ -20,15 +21,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from comparison import PRESET, Subject, judge, print_table, span_bridge, told, within, write_rows
+from comparison import Subject, judge, print_table, told, within, write_rows
 
 from axon_core.baselines.predict import predict_mean
-from axon_core.config import load_preset
 from axon_core.data.pool import PairPool
 from axon_core.model import AxonModel, ModelCard
-from axon_core.pipeline import PRESETS
+from axon_core.pipeline import PRESETS, Quality
+from axon_core.training.distill import EVERY
 from axon_core.training.settings import StageSettings, changed
-from axon_core.training.stages import STAGES
 from axon_core.training.trainer import make_fabric, train
 
 SETTINGS = StageSettings(steps=1, lr=8e-4, ema=0.99)
@@ -36,16 +36,20 @@ QUALITY = dataclasses.replace(PRESETS["fast"], fine_start=1.0)
 
 
 class Row(NamedTuple):
-    """A row of the table: the stage that is its own, the name of its weights, and what is chosen otherwise.
+    """A row of the table: the stage of training that is its own, the name of its weights, what runs after F(x).
 
-    `stages` run after F(x); `diffusion` are fields of `DiffusionConfig`, `edge` weighs the edge loss by --edge.
+    `diffusion`, `bridge` and `quality` are fields of `DiffusionConfig`, `BridgeConfig` and `Quality`; `edge` weighs the
+    edge loss by --edge, `min_snr` is the gamma of those weights.
     """
 
     stage: str
     weights: str
     stages: tuple[str, ...]
     diffusion: dict[str, Any] = {}  # noqa: RUF012  (never changed)
+    bridge: dict[str, Any] = {}  # noqa: RUF012
+    quality: dict[str, Any] = {}  # noqa: RUF012
     edge: bool = False
+    min_snr: float = 0.0
 
 
 ROWS = {
@@ -54,6 +58,15 @@ ROWS = {
     "fine-image-encoder": Row("control", "fine-image-encoder", ("fine",)),
     "fine-rc-encoder": Row("control", "fine-rc-encoder", ("fine",), {"hint": "films"}),
     "fine-clamping": Row("control", "fine-rc-encoder", ("fine",), {"hint": "films", "clamp": True}),
+    "bbdm-fine": Row("fine-bridge", "bbdm-fine", ("coarse", "fine"), {"process": "bridge"}),
+    "global-encoder": Row("control", "global-encoder", ("coarse", "fine"), {"global_encoder": True}),
+    "with-drrs": Row("control", "with-drrs", ("coarse", "fine")),
+    # not of the paper: what lets a bridge or FineDiff learn sooner; "coarse-l2" and "fine-image-encoder" are the others
+    "coarse-plain": Row("coarse", "coarse-plain", ("coarse",), bridge={"sigma": 0.0}),
+    "coarse-s1-plain": Row("coarse", "coarse-s1-plain", ("coarse",), bridge={"s": 1.0, "sigma": 0.0}),
+    "coarse-s1": Row("coarse", "coarse-s1", ("coarse",), bridge={"s": 1.0}),
+    "coarse-even-times": Row("coarse", "coarse-l2", ("coarse",), quality={"rho": 1.0}),
+    "fine-min-snr": Row("control", "fine-min-snr", ("fine",), min_snr=5.0),
 }
 
 
@@ -62,39 +75,39 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.pool = PairPool.load(args.out / "pool.safetensors", load_preset(PRESET).hu_window, args.device)
+        self.shared = AxonModel.from_pretrained(args.model)
+        self.pool = PairPool.load(args.out / "pool.safetensors", self.shared.config.hu_window, args.device)
         self.subjects = [Subject(path) for path in args.test]
-        self.shared = AxonModel.from_preset(PRESET)
-        for stage in ("endpoint", "prior"):
-            self.learn(self.shared, stage, f"shared-{stage}")
-        span_bridge(self.shared.to(args.device), self.pool)
-
-    def learn(self, model: AxonModel, stage: str, weights: str, edge: float = 0.0) -> None:
-        """Train a stage within the budget, from first weights that follow from stage and seed."""
-        args = self.args
-        torch.manual_seed(1000 * (args.seed + 1) + list(STAGES).index(stage))
-        settings = changed(within(args.tflop, "axon", stage, SETTINGS), edge=edge)
-        folder = args.out / f"{weights}-{args.seed}-{args.tflop:g}"
-        fabric = make_fabric("auto", args.device)
-        train(STAGES[stage](model, settings), self.pool, folder, fabric, seed=args.seed, tell=told)
 
     def model(self, row: Row) -> AxonModel:
-        """The row's model: shared F(x) and prior, and its own stage trained."""
-        diffusion = dataclasses.replace(self.shared.config.diffusion, **row.diffusion)
-        model = AxonModel(dataclasses.replace(self.shared.config, diffusion=diffusion), ModelCard(stages=("endpoint",)))
-        vars(model).update(film_to_volume=self.shared.film_to_volume, prior=self.shared.prior)
-        self.learn(model, row.stage, row.weights, self.args.edge if row.edge else 0.0)
+        """The row's model: its own network trained, the others shared."""
+        args, shared = self.args, self.shared
+        diffusion = dataclasses.replace(shared.config.diffusion, **row.diffusion)
+        before = ("endpoint", *(stage for stage in row.stages[:-1]))
+        bridge = dataclasses.replace(shared.config.bridge, **row.bridge)
+        config = dataclasses.replace(shared.config, diffusion=diffusion, bridge=bridge)
+        model = AxonModel(config, ModelCard(stages=before))
+        kept = ("film_to_volume", "prior", *(("coarse",) if "coarse" in before else ()))
+        vars(model).update({name: getattr(shared, name) for name in kept})
+        torch.manual_seed(1000 * (args.seed + 1) + list(EVERY).index(row.stage))
+        settings = within(args.tflop, "axon", row.stage, SETTINGS, model.config)
+        settings = changed(settings, edge=args.edge if row.edge else 0.0, min_snr=row.min_snr)
+        folder = args.out / f"{row.weights}-{args.seed}-{args.tflop:g}"
+        fabric = make_fabric("auto", args.device)
+        train(EVERY[row.stage](model, settings), self.pool, folder, fabric, seed=args.seed, tell=told)
         model.card = ModelCard(stages=("endpoint", *row.stages))
-        return model.to(self.args.device)
+        return model.to(args.device)
 
-    def judge(self, label: str, model: AxonModel, stages: tuple[str, ...], begun: float) -> None:
+    def judge(
+        self, label: str, model: AxonModel, stages: tuple[str, ...], begun: float, quality: Quality = QUALITY
+    ) -> None:
         """Write the scores of the mean over --draws seeds and, where something is random, of the first draw alone."""
         args, rows = self.args, []
         facts = {"seed": args.seed, "budget_tflop": args.tflop}
         for name, draws in ((f"{label}, mean of {args.draws}", args.draws), (f"{label}, one draw", 1)):
 
             def predict(films: torch.Tensor, draws: int = draws) -> tuple:
-                return predict_mean(model, films.to(args.device), range(draws), stages=stages, quality=QUALITY)
+                return predict_mean(model, films.to(args.device), range(draws), stages=stages, quality=quality)
 
             rows += judge(name if stages else label, predict, self.subjects, facts)
             if not stages:
@@ -108,8 +121,9 @@ def train_rows(args: argparse.Namespace) -> None:
     bench.judge("F(x)", bench.shared, (), begun)
     for name in args.rows:
         if not (args.out / f"{name}-{args.seed}-{args.tflop:g}.json").exists():
-            begun = time.monotonic()
-            bench.judge(name, bench.model(ROWS[name]), ROWS[name].stages, begun)
+            begun, row = time.monotonic(), ROWS[name]
+            quality = dataclasses.replace(QUALITY, **row.quality)
+            bench.judge(name, bench.model(row), row.stages, begun, quality)
 
 
 def main() -> None:
@@ -123,7 +137,8 @@ def main() -> None:
     command = commands.choices["train"]
     command.add_argument("--test", nargs="+", required=True, help="CTs to judge by")
     command.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
-    command.add_argument("--tflop", type=float, default=40.0)
+    command.add_argument("--model", default="axon-small", help="name or folder, whose other stages the rows have")
+    command.add_argument("--tflop", type=float, default=60.0)
     command.add_argument("--edge", type=float, default=1.0)
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--draws", type=int, default=8)

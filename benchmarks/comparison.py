@@ -37,7 +37,7 @@ from axon_core.baselines.run import (
     stage_settings,
     train_baseline,
 )
-from axon_core.config import load_preset
+from axon_core.config import ModelConfig, load_preset
 from axon_core.data.cases import Case, load_case
 from axon_core.data.phantom import thorax
 from axon_core.data.pool import PairPool
@@ -48,6 +48,7 @@ from axon_core.evaluation.statistics import table
 from axon_core.files import atomic_file
 from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView
 from axon_core.model import AxonModel, ModelCard
+from axon_core.training.distill import EVERY
 from axon_core.training.estimate import estimate
 from axon_core.training.run import residual_sd
 from axon_core.training.settings import StageSettings, changed
@@ -131,9 +132,11 @@ def train_method(method: str, pool: PairPool, args: argparse.Namespace) -> AxonM
     return model.to(args.device)
 
 
-def within(tflop: float, method: str, stage: str, settings: StageSettings) -> StageSettings:
-    """As many steps as the budget pays for."""
-    steps = max(2, round(tflop / tflop_of_step(method, stage, settings)))
+def within(
+    tflop: float, method: str, stage: str, settings: StageSettings, config: ModelConfig | None = None
+) -> StageSettings:
+    """As many steps as the budget pays for; `config` is the preset's by default."""
+    steps = max(2, round(tflop / tflop_of_step(method, stage, settings, config or load_preset(PRESET))))
     return changed(settings, steps=steps, batch=BATCH, warmup=max(1, min(settings.warmup, steps // 10)))
 
 
@@ -144,12 +147,12 @@ def span_bridge(model: AxonModel, pool: PairPool) -> None:
     model.config = dataclasses.replace(model.config, bridge=bridge)
 
 
-def tflop_of_step(method: str, stage: str, settings: StageSettings) -> float:
+def tflop_of_step(method: str, stage: str, settings: StageSettings, config: ModelConfig) -> float:
     """Of a batch of BATCH, the mean over steps with one film and with two."""
-    settings, config = changed(settings, batch=BATCH), load_preset(PRESET)
+    settings = changed(settings, batch=BATCH)
 
     def tflop(views: int) -> float:
-        if stage in STAGES:
+        if stage in EVERY:
             return estimate(stage, config, settings, 1000, 1e12, views=views).flop / 1e12
         return estimate_baseline(method, PRESET, stage, config, settings, 1000, 1e12, views=views).flop / 1e12
 

@@ -22,12 +22,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from axon_core.data.cases import Case, load_case
 from axon_core.diffusion import bridge, gaussian
-from axon_core.diffusion.sampling import SeededNoise, sample_bridge, sample_ddim
+from axon_core.diffusion.sampling import SeededNoise
 from axon_core.drr.film import clinic_film
 from axon_core.evaluation.metrics import SSIM_NAMES, edge_sharpness, mae, mse, psnr, ssim3d, summarise
 from axon_core.evaluation.report import PLANES, WINDOWS, to_bytes
 from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView
-from axon_core.model import AxonModel
+from axon_core.model import AxonModel, Hint
+from axon_core.walks import walk_coarse, walk_fine
 
 METRICS: dict[str, Callable[..., float]] = {
     "MAE": mae,
@@ -84,22 +85,12 @@ class Table:
 
 def bridge_sample(model: AxonModel, y: torch.Tensor, steps: int, seed: int) -> torch.Tensor:
     """One bridge sample; one step is the prediction at m = 1."""
-
-    def denoise(x: torch.Tensor, m: float) -> torch.Tensor:
-        return model.bridge_x0(x, torch.full((1, 1, 1, 1, 1), m), y).float()
-
-    return sample_bridge(denoise, y, bridge.times(steps), model.config.bridge.s, 1.0, SeededNoise([seed])).clamp(-1, 1)
+    return walk_coarse(model, y, bridge.times(steps), SeededNoise([seed])).clamp(-1, 1)
 
 
 def fine_sample(model: AxonModel, hint: torch.Tensor, steps: int, start: float, seed: int) -> torch.Tensor:
     """One FineDiff sample from the hint noised to `start` of the schedule."""
-
-    def denoise(x: torch.Tensor, t: float) -> torch.Tensor:
-        return model.fine_x0(x, torch.full((1,), int(t)), hint).float()
-
-    noise, times = SeededNoise([seed]), gaussian.times(steps, start)
-    x = gaussian.add_noise(hint, model.alphas[times[0]].float(), noise(hint))
-    return sample_ddim(denoise, x, times, model.alphas, 0.0, noise).clamp(-1, 1)
+    return walk_fine(model, Hint(hint), gaussian.times(steps, start), SeededNoise([seed])).clamp(-1, 1)
 
 
 @torch.inference_mode()

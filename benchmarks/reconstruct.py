@@ -72,12 +72,14 @@ class Workload:
         """Name -> work; networks are built when their stage is first called."""
         import torch
 
+        from axon_core.model import Hint
+
         b, f = len(self.bridge_times), len(self.fine_times)
         return {
             "F(x), two films": lambda: self.model.endpoint(self.films),
             "bridge, 1 step": lambda: self.model.bridge_x0(self.x, self.m, self.y),
             f"bridge, {b} steps": self.bridge,
-            "FineDiff, 1 step": lambda: self.model.fine_x0(self.x, torch.tensor([500]), self.y),
+            "FineDiff, 1 step": lambda: self.model.fine_x0(self.x, torch.tensor([500]), Hint(self.y)),
             f"FineDiff, {f} steps": self.fine,
             "super-resolution": lambda: self.model.super_resolve(self.y),
             "whole, preset fast": self.whole,
@@ -85,27 +87,20 @@ class Workload:
 
     def bridge(self, steps: int | None = None) -> Any:
         """A bridge sample."""
-        import torch
-
         from axon_core.diffusion import bridge
-        from axon_core.diffusion.sampling import SeededNoise, sample_bridge
-
-        def denoise(x: torch.Tensor, m: float) -> torch.Tensor:
-            return self.model.bridge_x0(x, torch.full((1, 1, 1, 1, 1), m), self.y).float()
+        from axon_core.diffusion.sampling import SeededNoise
+        from axon_core.walks import walk_coarse
 
         times = self.bridge_times if steps is None else bridge.times(steps)
-        return sample_bridge(denoise, self.y, times, self.model.config.bridge.s, 1.0, SeededNoise([0]))
+        return walk_coarse(self.model, self.y, times, SeededNoise([0]))
 
     def fine(self) -> Any:
         """A FineDiff sample."""
-        import torch
+        from axon_core.diffusion.sampling import SeededNoise
+        from axon_core.model import Hint
+        from axon_core.walks import walk_fine
 
-        from axon_core.diffusion.sampling import SeededNoise, sample_ddim
-
-        def denoise(x: torch.Tensor, t: float) -> torch.Tensor:
-            return self.model.fine_x0(x, torch.tensor([int(t)]), self.y).float()
-
-        return sample_ddim(denoise, self.x, self.fine_times, self.model.alphas, 0.0, SeededNoise([0]))
+        return walk_fine(self.model, Hint(self.y), self.fine_times, SeededNoise([0]))
 
     def whole(self) -> Any:
         """Two films to a volume with every stage, as a user runs it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,38 +16,22 @@ from axon_core.cli_info import model_facts
 from axon_core.config import ModelConfig, from_dict, load_preset
 from axon_core.errors import ConfigError
 from axon_core.evaluation.methods import ModelMethod
-from axon_core.model import PARTS, AxonModel, ModelCard, inspect, parameter_count
+from axon_core.model import AxonModel, ModelCard, inspect, parameter_count
 from axon_core.nets.rays import mean_of_repeated, repeat_along_ray
-from axon_core.pipeline import COARSE, FINE, PRESETS, Quality, fine_times, reconstruct
+from axon_core.pipeline import COARSE, FINE, PRESETS, Quality, reconstruct
 from axon_core.radiograph import Radiograph
 from axon_core.training import run, stages
 from axon_core.training.distill import STUDENTS
 from axon_core.training.draws import Draws
 from axon_core.training.settings import load_settings
+from axon_core.walks import fine_times
 
 sys.path.insert(0, str(Path(__file__).parent))
-from training_data import batch_of, few, settings, stage_of, tiny, train
+from training_data import batch_of, few, films, model_with, settings, stage_of, tiny, train
 
 
 def draws(seed: int, count: int = 2) -> Draws:
     return Draws(seed, 0, range(count), count)
-
-
-def films(views: int = 2) -> torch.Tensor:
-    return torch.rand(2, views, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
-
-
-def model_with(**diffusion: Any) -> AxonModel:
-    """All stages of preset "tiny" as if trained: silent outputs answer something, the control steers."""
-    model = tiny(trained=tuple(PARTS))
-    model.card = dataclasses.replace(model.card, default_stages=tuple(PARTS))
-    changed = dataclasses.replace(model.config.diffusion, **diffusion)
-    model.config = dataclasses.replace(model.config, diffusion=changed)
-    torch.manual_seed(7)
-    for network in (model.coarse.net.out, model.prior.net.out, model.control.net):
-        for parameter in network.parameters():
-            nn.init.normal_(parameter, std=0.1)
-    return model
 
 
 # --- the edge loss ---------------------------------------------------------------------------------------------------
@@ -229,7 +212,8 @@ def test_hint_and_clamp_travel_with_the_weights(tmp_path):
 
 def test_configs_from_before_are_the_papers_choice():
     values = load_preset("tiny").to_dict()
-    del values["diffusion"]["hint"], values["diffusion"]["clamp"]
+    for name in ("hint", "clamp", "process", "global_encoder"):
+        del values["diffusion"][name]
     assert from_dict(ModelConfig, values) == load_preset("tiny")
     values["diffusion"]["hint"] = "lungs"
     with pytest.raises(ConfigError) as caught:

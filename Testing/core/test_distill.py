@@ -19,7 +19,7 @@ from axon_core import cli
 from axon_core.diffusion import bridge, gaussian
 from axon_core.errors import ConfigError, ModelError
 from axon_core.model import AxonModel, ModelCard
-from axon_core.pipeline import PRESETS, bridge_eta, bridge_times, evaluations, fine_times
+from axon_core.pipeline import PRESETS, evaluations
 from axon_core.training import distill, run
 from axon_core.training.checkpoint import read_state
 from axon_core.training.distill import STUDENTS, landing
@@ -27,6 +27,7 @@ from axon_core.training.draws import Draws
 from axon_core.training.estimate import estimate
 from axon_core.training.events import read_log
 from axon_core.training.trainer import Stopped, make_fabric
+from axon_core.walks import coarse_eta, coarse_times, fine_times
 
 sys.path.insert(0, str(Path(__file__).parent))
 from training_data import batch_of, few, settings, tiny, train, write_pairs
@@ -311,8 +312,8 @@ def test_students_are_exported_in_their_teachers_places(trained, tmp_path):
     for quality in (PRESETS["fast"], PRESETS["paper"]):
         counts = evaluations(model, quality, 3)
         assert counts["coarse"] == counts["fine"] == 6
-        assert bridge_times(model, quality) == [1.0, 0.5] and fine_times(model, quality) == [400, 200]
-    assert bridge_eta(model) == 0 and bridge_eta(AxonModel.from_pretrained(tmp_path / "plain")) == 1
+        assert coarse_times(model, quality) == [1.0, 0.5] and fine_times(model, quality) == [400, 200]
+    assert coarse_eta(model) == 0 and coarse_eta(AxonModel.from_pretrained(tmp_path / "plain")) == 1
     for name in NAMES:
         networks = STUDENTS[name].networks(model)
         average = read_state(folder / name, networks)["ema"]["average"]

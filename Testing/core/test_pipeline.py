@@ -14,7 +14,7 @@ from axon_core import SYNTHETIC_NOTICE
 from axon_core.ctvolume import CTVolume
 from axon_core.errors import Cancelled, ConfigError, DeviceError, FilmError
 from axon_core.geometry import CanonicalGrid, XrayView
-from axon_core.model import AxonModel
+from axon_core.model import AxonModel, Hint
 from axon_core.pipeline import COARSE, ENDPOINT, FINE, SUPER, Moments, Progress, reconstruct, reproject
 from axon_core.radiograph import Radiograph
 from axon_core.registration.atlas import bundled_atlas
@@ -156,7 +156,7 @@ def test_a_model_that_has_reconstructed_can_be_trained(model):
     model = AxonModel.from_preset("tiny")
     reconstruct(film(), model=model, device="cpu")
     x = torch.zeros(1, 1, 16, 16, 16)
-    model.fine_x0(x, torch.tensor([5]), x).sum().backward()
+    model.fine_x0(x, torch.tensor([5]), Hint(x)).sum().backward()
     model.endpoint(torch.zeros(1, 1, 32, 32)).sum().backward()
 
 

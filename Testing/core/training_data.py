@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from axon_core.config import load_preset
 from axon_core.data.pairs import Pair, save_pair
-from axon_core.model import AxonModel, ModelCard
+from axon_core.model import PARTS, AxonModel, ModelCard
 from axon_core.training import checkpoint, trainer
+from axon_core.training.distill import EVERY
 from axon_core.training.settings import StageSettings
-from axon_core.training.stages import STAGES, Stage
+from axon_core.training.stages import Stage
 
 Item = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -83,6 +86,25 @@ def tiny(seed: int = 0, trained: tuple[str, ...] = ()) -> AxonModel:
     return AxonModel(load_preset("tiny"), ModelCard(stages=trained))
 
 
+def films(views: int = 2) -> torch.Tensor:
+    """Two patients' films of noise, the same each time."""
+    return torch.rand(2, views, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def model_with(**diffusion: Any) -> AxonModel:
+    """All stages of preset "tiny" as if trained: silent outputs answer something, the control steers."""
+    model = tiny(trained=tuple(PARTS))
+    model.card = dataclasses.replace(model.card, default_stages=tuple(PARTS))
+    changed = dataclasses.replace(model.config.diffusion, **diffusion)
+    model.config = dataclasses.replace(model.config, diffusion=changed)
+    torch.manual_seed(7)
+    fine = (model.fine_bridge.net.out,) if changed.is_bridge else (model.prior.net.out, model.control.net)
+    for network in (model.coarse.net.out, *fine):
+        for parameter in network.parameters():
+            nn.init.normal_(parameter, std=0.1)
+    return model
+
+
 def settings(**values: Any) -> StageSettings:
     """Six steps of two samples, in float32."""
     return StageSettings(**{"steps": 6, "batch": 2, "lr": 1e-3, "warmup": 2, "ema": 0.9, "precision": "32", **values})
@@ -90,7 +112,7 @@ def settings(**values: Any) -> StageSettings:
 
 def stage_of(name: str, model: AxonModel | None = None, **values: Any) -> Stage:
     """A stage over fresh or given networks."""
-    return STAGES[name](model or tiny(trained=("endpoint",)), settings(**values))
+    return EVERY[name](model or tiny(trained=("endpoint",)), settings(**values))
 
 
 def batch_of(data: Few) -> Any:

@@ -6,21 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from axon_core.diffusion.sampling import SeededNoise, sample_bridge, sample_ddim
+from axon_core.diffusion.sampling import SeededNoise
 from axon_core.errors import ConfigError, ModelError
 from axon_core.model import AxonModel
-from axon_core.pipeline import (
-    COARSE,
-    FINE,
-    PRESETS,
-    SUPER,
-    Moments,
-    Quality,
-    autocast,
-    bridge_eta,
-    bridge_times,
-    fine_times,
-)
+from axon_core.pipeline import COARSE, FINE, PRESETS, SUPER, Moments, Quality, autocast
+from axon_core.walks import coarse_times, fine_times, walk_coarse, walk_fine
 
 ORDER = (COARSE, FINE, SUPER)  # what may run after F(x)
 
@@ -57,9 +47,10 @@ def predict(
     with torch.no_grad(), autocast(model.device):
         volume = model.endpoint(films, noise).float()
         if COARSE in chosen:
-            volume = _bridge(model, volume, noise, quality)
+            volume = walk_coarse(model, volume, coarse_times(model, quality), noise).clamp(-1, 1)
         if FINE in chosen:
-            volume = _fine(model, model.fine_hint(films, volume), noise, quality)
+            hint = model.fine_hint(films, volume)
+            volume = walk_fine(model, hint, fine_times(model, quality), noise).clamp(-1, 1)
         if SUPER in chosen:
             volume = model.super_resolve(volume).float()
     return volume.clamp(-1, 1)
@@ -103,20 +94,3 @@ def chosen_stages(model: AxonModel, stages: Sequence[str] | None) -> tuple[str, 
                 "predict.untrained", f"This model ({model.method}) has no stage {stage!r}.", "Leave the stage out."
             )
     return tuple(stages)
-
-
-def _bridge(model: AxonModel, y: torch.Tensor, noise: SeededNoise, quality: Quality) -> torch.Tensor:
-    def denoise(x: torch.Tensor, m: float) -> torch.Tensor:
-        return model.bridge_x0(x, torch.full((len(x), 1, 1, 1, 1), m, device=x.device), y).float()
-
-    times, s = bridge_times(model, quality), model.config.bridge.s
-    return sample_bridge(denoise, y, times, s, bridge_eta(model), noise).clamp(-1, 1)
-
-
-def _fine(model: AxonModel, hint: torch.Tensor, noise: SeededNoise, quality: Quality) -> torch.Tensor:
-    def denoise(x: torch.Tensor, t: float) -> torch.Tensor:
-        return model.fine_x0(x, torch.full((len(x),), int(t)), hint).float()
-
-    times = fine_times(model, quality)
-    start = model.fine_start(hint, times[0], noise(hint))
-    return sample_ddim(denoise, start, times, model.alphas, 0.0, noise).clamp(-1, 1)

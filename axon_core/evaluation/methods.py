@@ -15,8 +15,9 @@ import torch.nn.functional as F
 
 from axon_core.baselines.predict import chosen_stages, is_random, predict
 from axon_core.intensity import WIDE, HuWindow
-from axon_core.model import PARTS, AxonModel, parameter_count
-from axon_core.pipeline import COARSE, FINE, PRESETS, SUPER, Quality, bridge_eta, bridge_times, fine_times
+from axon_core.model import AxonModel, parameter_count
+from axon_core.pipeline import COARSE, FINE, PRESETS, SUPER, Quality
+from axon_core.walks import coarse_eta, coarse_times, fine_eta, fine_times
 
 TRAINING_FLOP = re.compile(r"training flop:?\s*([\d.]+(?:e\+?\d+)?)", re.IGNORECASE)
 NOT_STATED = "not stated"
@@ -87,8 +88,8 @@ class ModelMethod:
 
     def _facts(self) -> dict[str, Any]:
         model = self.model
-        steps = {COARSE: len(bridge_times(model, self.quality)), FINE: len(fine_times(model, self.quality))}
-        eta = {COARSE: bridge_eta(model), FINE: 0.0}
+        steps = {COARSE: len(coarse_times(model, self.quality)), FINE: len(fine_times(model, self.quality))}
+        eta = {COARSE: coarse_eta(model), FINE: fine_eta(model)}
         first = "F(x)" if model.method == "axon" else "network"
         if model.random_endpoint:  # a baseline that draws samples itself
             steps, eta = {first: model.sizes.steps, **steps}, {first: 0.0, **eta}  # type: ignore[attr-defined]
@@ -97,7 +98,7 @@ class ModelMethod:
             stages = self.run[self.run.index(FINE) :]
             made = ("films", *stages)
         random = [stage for stage in made if stage in steps]
-        parts = [name for stage in stages for name in PARTS[stage]]
+        parts = [name for stage in stages for name in model.parts(stage)]
         flop = TRAINING_FLOP.search(" ".join((model.card.title, model.card.data, model.card.notes)))
         return {
             "stages": " + ".join((*made, *(["trilinear x2"] if self.enlarged else []))),

@@ -18,6 +18,11 @@ from axon_core.nets.parts import fold, unfold, zero
 FRONTAL, FRONTAL_OF_TWO, LATERAL_OF_TWO = 0, 1, 2  # the roles that a film can have
 
 
+def _roles(views: int, device: torch.device) -> torch.Tensor:
+    """(views,) indices of the roles of one film or two."""
+    return torch.tensor([FRONTAL] if views == 1 else [FRONTAL_OF_TWO, LATERAL_OF_TWO], device=device)
+
+
 def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(8 if channels % 8 == 0 else 1, channels)
 
@@ -94,8 +99,7 @@ class ImageEncoder(nn.Module):
     def forward(self, films: torch.Tensor) -> torch.Tensor:
         """(B, V, r*n, r*n) films in [-1, 1], V = 1 (frontal) or 2 (frontal, lateral) -> (B, V, depth, n, n)."""
         batch, views = films.shape[:2]
-        roles = [FRONTAL] if views == 1 else [FRONTAL_OF_TWO, LATERAL_OF_TWO]
-        role = self.role(torch.tensor(roles, device=films.device)).repeat(batch, 1)
+        role = self.role(_roles(views, films.device)).repeat(batch, 1)
         x = self.stem(self.unshuffle(films.flatten(0, 1)[:, None])) + role[:, :, None, None]
         kept = []
         for level, blocks in enumerate(self.down):
@@ -108,6 +112,37 @@ class ImageEncoder(nn.Module):
         for blocks in self.up:
             x = blocks(torch.cat([F.interpolate(x, scale_factor=2.0, mode="bilinear"), kept.pop()], 1))
         return self.out(x).unflatten(0, (batch, views))
+
+
+class GlobalEncoder(nn.Module):
+    """All films of a patient -> one vector for the ControlNet's time embedding; it starts at zero.
+
+    The paper's ablation names an "additional global encoder" and does not describe it. This is the usual global
+    condition of a diffusion model (Preechakul et al., Diffusion Autoencoders, CVPR 2022): strided convolutions, the
+    mean over pixels and films, and a linear layer.
+
+    Args:
+        config: the widths of F(x).
+        film_size, volume_size: see `ImageEncoder`.
+        channels: of the vector.
+    """
+
+    def __init__(self, config: EncoderConfig, film_size: int, volume_size: int, channels: int) -> None:
+        super().__init__()
+        ratio = film_size // volume_size
+        layers: list[nn.Module] = [nn.PixelUnshuffle(ratio)]
+        for before, width in pairwise((ratio * ratio, *config.widths)):
+            layers += [nn.Conv2d(before, width, 3, 2, 1), _norm(width), nn.SiLU()]
+        self.layers = nn.Sequential(*layers)
+        self.role = nn.Embedding(3, config.widths[-1])
+        self.out = nn.Linear(config.widths[-1], channels)
+        zero(self.out)
+
+    def forward(self, films: torch.Tensor) -> torch.Tensor:
+        """(B, V, p, p) films in [-1, 1], V in {1, 2} -> (B, channels)."""
+        batch, views = films.shape[:2]
+        features = self.layers(films.flatten(0, 1)[:, None]).mean((-2, -1)).unflatten(0, (batch, views))
+        return self.out(F.silu(features + self.role(_roles(views, films.device))).mean(1))
 
 
 class FusionBlock(nn.Module):

@@ -56,6 +56,9 @@ class ControlNet3d(nn.Module):
     """A copy of the U-Net's encoder steered by a hint volume; its outputs pass through convolutions that start at zero.
 
     Zhang et al., ICCV 2023, in 3D (MONAI `ControlNet`). The hint enters at full resolution.
+
+    Attributes:
+        time_channels: of the embedding of the time, and of what an encoder adds to it.
     """
 
     def __init__(self, config: UNetConfig, channels_in: int = 1) -> None:
@@ -70,14 +73,25 @@ class ControlNet3d(nn.Module):
             conditioning_embedding_num_channels=(16,),
             **monai_arguments(config),
         )
+        self.time_channels = 4 * config.channels[0]
+
+    def add_encoder(self, encoder: nn.Module) -> None:
+        """Let a module of (B, V, p, p) films -> (B, time_channels) speak where MONAI has an embedding of classes."""
+        self.net.num_class_embeds = 1  # read only to see that there is one
+        self.net.register_module("class_embedding", encoder)
 
     def start_from(self, unet: UNet3d) -> None:
-        """Copy the U-Net's encoder; only the hint and the zero convolutions are new."""
+        """Copy the U-Net's encoder; only the hint, the zero convolutions and an encoder of films are new."""
         missing = self.net.load_state_dict(unet.net.state_dict(), strict=False).missing_keys
-        unexpected = [key for key in missing if not key.startswith(("controlnet_", "controlnet_cond_embedding"))]
+        unexpected = [key for key in missing if not key.startswith(("controlnet_", "class_embedding"))]
         if unexpected:
             raise ValueError(f"U-Net and ControlNet differ in {unexpected[:3]}")
 
-    def forward(self, x: torch.Tensor, time: torch.Tensor, hint: torch.Tensor, scale: float = 1.0) -> Residuals:
-        """x (B, C, n, n, n), time (B,), hint (B, 1, n, n, n) in [-1, 1] -> residuals for `UNet3d`."""
-        return self.net(fold(x, self.patch), time, fold(hint, self.patch), conditioning_scale=scale)
+    def forward(
+        self, x: torch.Tensor, time: torch.Tensor, hint: torch.Tensor, films: torch.Tensor | None = None
+    ) -> Residuals:
+        """x (B, C, n, n, n), time (B,), hint (B, 1, n, n, n) in [-1, 1] -> residuals for `UNet3d`.
+
+        `films` (B, V, p, p) are for an encoder that was added.
+        """
+        return self.net(fold(x, self.patch), time, fold(hint, self.patch), class_labels=films)

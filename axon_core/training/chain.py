@@ -107,9 +107,12 @@ def begin_chain(
     """Open the data of all stages and begin the run, or go on with it; `begin` is as `run.begin_run`.
 
     Errors:
-        ModelError: a stage builds on one that is neither trained nor among those before it. And whatever `open_source`,
-        `make_fabric` and `begin` refuse.
+        ConfigError: the model has no such stage. ModelError: a stage builds on one that is neither trained nor among
+        those before it. And whatever `open_source`, `make_fabric` and `begin` refuse.
     """
+    for stage in stages:
+        if stage in EVERY:
+            EVERY[stage].check(data.config)
     check_needs(run, stages)
     sources = data.open(stages)
     fabrics = {settings.precision: make_fabric(settings.precision, data.device) for settings in stages.values()}

@@ -21,12 +21,13 @@ from torch import nn
 
 from axon_core.config import ModelConfig
 from axon_core.diffusion import bridge, gaussian
-from axon_core.diffusion.sampling import Denoiser, SeededNoise, sample_bridge, sample_ddim
+from axon_core.diffusion.sampling import Denoiser, SeededNoise
 from axon_core.model import AxonModel
 from axon_core.pipeline import Quality
 from axon_core.training.draws import Draws
 from axon_core.training.settings import StageSettings
-from axon_core.training.stages import STAGES, Batch, Loss, Stage, drop_views, offered_hint, weighted_mean
+from axon_core.training.stages import STAGES, VARIANTS, Batch, Loss, Stage, drop_views, offered_hint, weighted_mean
+from axon_core.walks import coarse_denoiser, fine_denoiser, walk_coarse, walk_fine
 
 Stride = Callable[[torch.Tensor, torch.Tensor, float, float], torch.Tensor]  # (x0, x, time, next) -> x at the next time
 
@@ -128,7 +129,7 @@ class BridgeStudent(Student):
                 return bridge.step(x0, y, x, m, r, c.s, 0.0, noise)
 
             times = [last + (first - last) * part for part in bridge.times(self.substeps)] + [last]
-            target = landing(bridge_denoiser(self.model, y), stride, x, times)
+            target = landing(coarse_denoiser(self.model, y), stride, x, times)
         error = self.student.bridge_x0(x, m, y).float() - target
         if c.sigma:
             error = error / bridge.preconditioning(m, c.s, c.sigma)[1]
@@ -136,7 +137,7 @@ class BridgeStudent(Student):
 
     def volume(self, batch: Batch, draws: Draws) -> torch.Tensor:
         y, noise = self.model.endpoint(batch[0][:, :1]).float(), SeededNoise(draws.seeds())
-        return sample_bridge(bridge_denoiser(self.student, y), y, self.times, self.model.config.bridge.s, 0.0, noise)
+        return walk_coarse(self.student, y, self.times, noise)
 
 
 class FineStudent(Student):
@@ -179,29 +180,10 @@ class FineStudent(Student):
         return Loss(weighted_mean(error**2, weight) / (1 - alpha), time)
 
     def volume(self, batch: Batch, draws: Draws) -> torch.Tensor:
-        films, times = batch[0][:, :1], [int(t) for t in self.times]
+        films = batch[0][:, :1]
         hint = self.model.fine_hint(films, self.model.endpoint(films).float())
-        start = self.model.fine_start(hint, times[0], draws.noise(hint))
-        return sample_ddim(fine_denoiser(self.student, hint), start, times, self.model.alphas, 0.0, draws.noise)
+        return walk_fine(self.student, hint, self.times, draws.noise)
 
 
 STUDENTS: dict[str, type[Student]] = {"distill-coarse": BridgeStudent, "distill-fine": FineStudent}
-EVERY: dict[str, type[Stage]] = {**STAGES, **STUDENTS}
-
-
-def bridge_denoiser(model: AxonModel, y: torch.Tensor) -> Denoiser:
-    """(x, m) -> the bridge network's prediction of x0, from y = F(x)."""
-
-    def denoise(x: torch.Tensor, m: float) -> torch.Tensor:
-        return model.bridge_x0(x, torch.full((len(x), 1, 1, 1, 1), m, device=x.device), y).float()
-
-    return denoise
-
-
-def fine_denoiser(model: AxonModel, hint: torch.Tensor) -> Denoiser:
-    """(x, t) -> FineDiff's prediction of x0, steered by the hint."""
-
-    def denoise(x: torch.Tensor, t: float) -> torch.Tensor:
-        return model.fine_x0(x, torch.full((len(x),), int(t)), hint).float()
-
-    return denoise
+EVERY: dict[str, type[Stage]] = {**STAGES, **VARIANTS, **STUDENTS}

@@ -22,13 +22,13 @@ from axon_core import SYNTHETIC_NOTICE, __version__
 from axon_core.config import ModelConfig, from_dict, load_preset
 from axon_core.errors import ConfigError, ModelError
 from axon_core.files import atomic_file
-from axon_core.model import AxonModel, ModelCard, ModelInfo, find_model
+from axon_core.model import PARTS, AxonModel, ModelCard, ModelInfo, find_model
 from axon_core.training.checkpoint import has_state, read_state
 from axon_core.training.distill import EVERY, STUDENTS, Student
 from axon_core.training.draws import stream
 from axon_core.training.events import Listener
 from axon_core.training.settings import StageSettings
-from axon_core.training.stages import STAGES, Stage
+from axon_core.training.stages import STAGES, VARIANTS, Stage
 from axon_core.training.start import SIGMA, STAGES_OF, copy_start, is_trained, started
 from axon_core.training.trainer import train
 
@@ -41,8 +41,15 @@ COMMANDS = {  # what people name -> stages
     "fine": ("control",),
     "sr": ("super-resolution",),
     "all": tuple(STAGES),
+    "fine-bridge": ("fine-bridge",),
 }
-SERVES = {"endpoint": "endpoint", "coarse": "coarse", "control": "fine", "super-resolution": "super-resolution"}
+SERVES = {  # stage of training -> what a model calls it
+    "endpoint": "endpoint",
+    "coarse": "coarse",
+    "control": "fine",
+    "fine-bridge": "fine",
+    "super-resolution": "super-resolution",
+}
 RECORD, TIMES = "run.json", "times.json"
 
 
@@ -107,15 +114,16 @@ def open_run(preset: str, run: Path) -> AxonModel:
     model = started(run) or AxonModel(config)
     came = [stage for served in model.card.stages for stage in STAGES_OF[served]]
     for stage in came:
-        getattr(model, STAGES[stage].learns)  # read now: what the model lacks is new
+        getattr(model, EVERY[stage].learns)  # read now: what the model lacks is new
     model.config, model.path, model.sha256 = config, None, ""
-    done = [stage for stage in STAGES if stage in came or has_state(run / stage)]
+    done = [stage for stage in (*STAGES, *VARIANTS) if stage in came or has_state(run / stage)]
     for stage in done:
-        network = getattr(model, STAGES[stage].learns)
+        network = getattr(model, EVERY[stage].learns)
         if has_state(run / stage):
             network.load_state_dict(read_state(run / stage, network)["ema"]["average"])
         network.eval().requires_grad_(False)
-    model.card = ModelCard(stages=tuple(SERVES[stage] for stage in done if stage in SERVES))
+    served = {SERVES[stage] for stage in done if stage in SERVES}
+    model.card = ModelCard(stages=tuple(stage for stage in PARTS if stage in served))
     return model
 
 
@@ -250,7 +258,8 @@ def export_run(run: Path, out: Path, card: ModelCard, preset: str | None = None,
         )
     if distilled:
         model = with_students(model, run)
-    stages = tuple(s for s in model.card.stages if s != "fine" or is_trained(run, "prior"))
+    whole = model.config.diffusion.is_bridge or is_trained(run, "prior")
+    stages = tuple(stage for stage in model.card.stages if stage != "fine" or whole)
     default = tuple(stage for stage in card.default_stages if stage in stages)
     card = dataclasses.replace(card, notes=" ".join(filter(None, [_origin(run), card.notes])))
     info = model.save_pretrained(out, dataclasses.replace(card, stages=stages, default_stages=default))

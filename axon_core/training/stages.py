@@ -15,13 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from axon_core.config import ModelConfig
 from axon_core.diffusion import bridge, gaussian
-from axon_core.diffusion.sampling import SeededNoise, sample_bridge, sample_ddim
-from axon_core.model import AxonModel
-from axon_core.nets.rays import mean_of_repeated
-from axon_core.pipeline import Quality, fine_times
+from axon_core.diffusion.sampling import SeededNoise, sample_ddim
+from axon_core.errors import ConfigError
+from axon_core.model import FINE_BRIDGE, AxonModel, Hint
+from axon_core.pipeline import Quality
 from axon_core.training.draws import Draws
 from axon_core.training.settings import StageSettings
+from axon_core.walks import fine_times, walk_coarse, walk_fine
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -48,10 +50,15 @@ class Stage(nn.Module):
     conditional = True  # whether `volume` is meant to be the target
 
     def __init__(self, model: AxonModel, settings: StageSettings) -> None:
+        self.check(model.config)
         super().__init__()
         self.model = model
         self.trained: nn.Module = getattr(model, self.learns)
         self.settings = settings
+
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        """Refuse, as a ConfigError, a model that has no such stage."""
 
     def forward(self, batch: Batch, draws: Draws) -> Loss:
         raise NotImplementedError
@@ -122,18 +129,26 @@ class BridgeStage(Stage):
     def forward(self, batch: Batch, draws: Draws) -> Loss:
         films, x0, weight = batch
         c = self.model.config.bridge
-        with torch.no_grad():
-            y = self.model.endpoint(drop_views(films, draws)).float()
+        y = self.end(films, draws)
         time = draws.stratified().clamp(0.001, 0.999)
         time = torch.where(draws.uniform() < 0.2, torch.tensor(0.9995), time).to(x0.device)
         m = time.view(-1, 1, 1, 1, 1)
         x = bridge.forward(x0, y, m, c.s, draws.noise(x0))
-        error = self.model.bridge_x0(x, m, y).float() - x0
+        error = self.predicted(x, m, y).float() - x0
         scale = bridge.preconditioning(m, c.s, c.sigma)[1] if c.sigma else 1.0
         values = weighted_mean((error / scale) ** 2, weight)
         if self.settings.edge:
             values = values + self.settings.edge * edge_error(error, weight)
         return Loss(values, time)
+
+    @torch.no_grad()
+    def end(self, films: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Where the bridge starts."""
+        return self.model.endpoint(drop_views(films, draws)).float()
+
+    def predicted(self, x: torch.Tensor, m: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The network's prediction of x0."""
+        return self.model.bridge_x0(x, m, y)
 
     def volume(self, batch: Batch, draws: Draws) -> torch.Tensor:
         return bridge_sample(self.model, self.model.endpoint(batch[0][:, :1]).float(), 8, draws)
@@ -177,23 +192,48 @@ class ControlStage(Stage):
             model.control.start_from(model.prior)
         model.prior.requires_grad_(False)
 
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        if config.diffusion.is_bridge:
+            raise ConfigError(
+                "training.process", "FineDiff of this preset is a second bridge.", "Run `axon train fine-bridge`."
+            )
+
     def forward(self, batch: Batch, draws: Draws) -> Loss:
         films, x0, weight = batch
         hint = offered_hint(self.model, films, draws)
         x, t, target, importance = noised(self.model, x0, draws, self.settings.min_snr)
-        error = self.model.prior(x, t, self.model.control(x, t, hint)).float() - target
+        error = self.model.prior(x, t, self.model.control(x, t, *hint)).float() - target
         return Loss(importance * weighted_mean(error**2, weight), t / len(self.model.alphas))
 
     def volume(self, batch: Batch, draws: Draws) -> torch.Tensor:
         """As the pipeline does: from the noised F(x), or from noise where the films are the hint."""
-        model, times, films = self.model, fine_times(self.model, Quality()), batch[0][:, :1]
-        hint = model.fine_hint(films, model.endpoint(films).float())
+        return fine_sample(self.model, batch[0][:, :1], draws)
 
-        def denoise(x: torch.Tensor, t: float) -> torch.Tensor:
-            return model.fine_x0(x, torch.full((len(x),), int(t)), hint).float()
 
-        start = model.fine_start(hint, times[0], draws.noise(hint))
-        return sample_ddim(denoise, start, times, model.alphas, 0.0, draws.noise)
+class FineBridgeStage(BridgeStage):
+    """The paper's ablation: a second bridge in FineDiff's place, from what else would be its hint to the CT."""
+
+    learns = FINE_BRIDGE
+
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        if not config.diffusion.is_bridge:
+            raise ConfigError(
+                "training.process",
+                "FineDiff of this preset is a ControlNet.",
+                'Write process = "bridge" under [diffusion] of a copy of the preset, or run `axon train fine`.',
+            )
+
+    @torch.no_grad()
+    def end(self, films: torch.Tensor, draws: Draws) -> torch.Tensor:
+        return offered_hint(self.model, films, draws).volume
+
+    def predicted(self, x: torch.Tensor, m: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.model.fine_x0(x, m.flatten(), Hint(y))
+
+    def volume(self, batch: Batch, draws: Draws) -> torch.Tensor:
+        return fine_sample(self.model, batch[0][:, :1], draws)
 
 
 class SuperResolutionStage(Stage):
@@ -241,10 +281,11 @@ STAGES: dict[str, type[Stage]] = {  # in the order of training
     "control": ControlStage,
     "super-resolution": SuperResolutionStage,
 }
+VARIANTS: dict[str, type[Stage]] = {"fine-bridge": FineBridgeStage}  # in the place of others, where a preset says so
 
 
 @torch.no_grad()
-def offered_hint(model: AxonModel, films: torch.Tensor, draws: Draws) -> torch.Tensor:
+def offered_hint(model: AxonModel, films: torch.Tensor, draws: Draws) -> Hint:
     """What inference offers FineDiff, from one view or two: F(x) or a short bridge sample, slightly degraded; or films.
 
     For the coarse volumes of training chests are better than those of new ones (exposure bias; Ho et al., Cascaded
@@ -252,11 +293,11 @@ def offered_hint(model: AxonModel, films: torch.Tensor, draws: Draws) -> torch.T
     """
     films = drop_views(films, draws)
     if model.config.diffusion.hint == "films":
-        return mean_of_repeated(films, model.config.size)
-    hint = coarse_volume(model, films, draws)
+        return model.fine_hint(films, films)
+    coarse = coarse_volume(model, films, draws)
     if draws.number() < 0.5:
-        hint = F.avg_pool3d(hint, 3, 1, 1, count_include_pad=False)
-    return hint + 0.05 * draws.number() * draws.noise(hint)
+        coarse = F.avg_pool3d(coarse, 3, 1, 1, count_include_pad=False)
+    return model.fine_hint(films, coarse + 0.05 * draws.number() * draws.noise(coarse))
 
 
 def coarse_volume(model: AxonModel, films: torch.Tensor, draws: Draws) -> torch.Tensor:
@@ -269,11 +310,13 @@ def coarse_volume(model: AxonModel, films: torch.Tensor, draws: Draws) -> torch.
 
 def bridge_sample(model: AxonModel, y: torch.Tensor, steps: int, draws: Draws) -> torch.Tensor:
     """A sample of the bridge from y = F(x)."""
+    return walk_coarse(model, y, bridge.times(steps), SeededNoise(draws.seeds()))
 
-    def denoise(x: torch.Tensor, m: float) -> torch.Tensor:
-        return model.bridge_x0(x, torch.full((len(x), 1, 1, 1, 1), m, device=x.device), y).float()
 
-    return sample_bridge(denoise, y, bridge.times(steps), model.config.bridge.s, 1.0, SeededNoise(draws.seeds()))
+def fine_sample(model: AxonModel, films: torch.Tensor, draws: Draws) -> torch.Tensor:
+    """A sample of FineDiff as the pipeline takes it from F(x), or from noise where the films are the hint."""
+    hint = model.fine_hint(films, model.endpoint(films).float())
+    return walk_fine(model, hint, fine_times(model, Quality()), draws.noise)
 
 
 def noised(

@@ -34,10 +34,10 @@ def copy_start(model: str | os.PathLike[str], run: Path, preset: str) -> ModelIn
         another preset.
     """
     info = find_model(model)
-    if info.baseline or info.config.bridge.times or info.config.diffusion.times:
+    if kind := _unlike_a_run(info):
         raise ModelError(
             "training.start",
-            f"{info.name} is a {'baseline' if info.baseline else 'distilled student'}: no run can start from it.",
+            f"{info.name} is a {kind}: no run can start from it.",
             "Start from the AXON model that it was made of.",
         )
     if run.is_dir() and any(path.name not in (START, SIGMA) and not _is_partial(path) for path in run.iterdir()):
@@ -65,6 +65,15 @@ def is_trained(run: Path, stage: str) -> bool:
         return True
     model = started(run)
     return model is not None and any(stage in STAGES_OF[served] for served in model.card.stages)
+
+
+def _unlike_a_run(info: ModelInfo) -> str:
+    """What keeps a run from starting with a model, "" if nothing does."""
+    if info.baseline:
+        return "baseline"
+    if info.config.bridge.times or info.config.diffusion.times:
+        return "distilled student"
+    return "model with a second bridge" if info.config.diffusion.is_bridge else ""
 
 
 def _is_partial(path: Path) -> bool:
