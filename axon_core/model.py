@@ -197,12 +197,14 @@ class AxonModel:
         """F(x): (B, V, p, p) films in [-1, 1] -> (B, 1, n, n, n) in (-1, 1); `noise` is for a `random_endpoint`."""
         return self.film_to_volume(films)
 
-    def bridge_x0(self, x: torch.Tensor, m: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """The bridge network's prediction of the CT from x_m and y = F(x); m is (B, 1, 1, 1, 1)."""
-        return self._bridge_x0(self.coarse, x, m, y)
+    def bridge_x0(
+        self, x: torch.Tensor, m: torch.Tensor, y: torch.Tensor, network: nn.Module | None = None
+    ) -> torch.Tensor:
+        """A bridge network's prediction of the CT from x_m and y; m is (B, 1, 1, 1, 1).
 
-    def _bridge_x0(self, network: nn.Module, x: torch.Tensor, m: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        c = self.config.bridge
+        By default it is CoarseDiff's network, and y = F(x).
+        """
+        network, c = network or self.coarse, self.config.bridge
         time = m.flatten() * 1000.0
         if c.sigma == 0:  # paper: f predicts x_m - x0
             return x - network(torch.cat([x, y], 1), time)
@@ -232,7 +234,8 @@ class AxonModel:
         """
         c = self.config.diffusion
         if c.is_bridge:
-            x0 = self._bridge_x0(self.fine_bridge, x, t.to(x.device, x.dtype).view(-1, 1, 1, 1, 1), hint.volume)
+            m = t.to(x.device, x.dtype).view(-1, 1, 1, 1, 1)
+            x0 = self.bridge_x0(x, m, hint.volume, self.fine_bridge)
         else:
             alpha = self.alphas[t.long().cpu()].to(x.device, x.dtype).view(-1, 1, 1, 1, 1)
             time = t.to(x.device, x.dtype)

@@ -9,7 +9,8 @@ the bridge are those of --model; each row trains its own network for --tflop, co
 weights on the same samples in the same order. --test names CTs that neither the pool nor the model has seen.
 `fine-clamping` has the weights of `fine-rc-encoder`. FineDiff is run from noise in every row, so that only the hint
 differs; `bbdm-fine` walks its second bridge in as many steps. The paper does not say how its edge loss is weighted:
---edge is our choice. What is done is not done again.
+--edge is our choice. Each row's model is kept in work/models, for `axon evaluate --suite table4`. What is done is not
+done again.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ class Bench:
         folder = args.out / f"{row.weights}-{args.seed}-{args.tflop:g}"
         fabric = make_fabric("auto", args.device)
         train(EVERY[row.stage](model, settings), self.pool, folder, fabric, seed=args.seed, tell=told)
-        model.card = ModelCard(stages=("endpoint", *row.stages))
+        card = dataclasses.replace(shared.card, title=f"{row.weights} of an ablation", stages=("endpoint", *row.stages))
+        model.card = dataclasses.replace(card, default_stages=card.stages, notes=f"{args.tflop:g} TFLOP of training.")
         return model.to(args.device)
 
     def judge(
@@ -120,10 +122,14 @@ def train_rows(args: argparse.Namespace) -> None:
     begun, bench = time.monotonic(), Bench(args)
     bench.judge("F(x)", bench.shared, (), begun)
     for name in args.rows:
-        if not (args.out / f"{name}-{args.seed}-{args.tflop:g}.json").exists():
-            begun, row = time.monotonic(), ROWS[name]
-            quality = dataclasses.replace(QUALITY, **row.quality)
-            bench.judge(name, bench.model(row), row.stages, begun, quality)
+        begun, row, of_row = time.monotonic(), ROWS[name], f"{name}-{args.seed}-{args.tflop:g}"
+        judged, kept = (args.out / f"{of_row}.json").exists(), args.out / "models" / of_row
+        if judged and kept.exists():
+            continue
+        model = bench.model(row)
+        model.save_pretrained(kept, model.card)
+        if not judged:
+            bench.judge(name, model, row.stages, begun, dataclasses.replace(QUALITY, **row.quality))
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ def test_the_bridge_adds_the_edges_of_x0_in_its_own_units(edge):
     batch = (torch.zeros(2, 2, 32, 32), x0, torch.ones_like(x0))
     for seed in range(4):
         for error, expected in ((ramp((0.3, 0.0, 0.0)), 0.1), (torch.ones(1, 1, 6, 6, 6), 0.0)):
-            model.bridge_x0 = lambda x, m, y, error=error: x0 + error
+            model.bridge_x0 = lambda x, m, y, network, error=error: x0 + error
             plain, other = (stage_of("coarse", model, edge=e)(batch, draws(seed)).values for e in (0.0, edge))
             torch.testing.assert_close(other - plain, torch.full((2,), edge * expected), rtol=1e-3, atol=1e-4)
 

@@ -139,7 +139,7 @@ def test_bridge_loss_of_a_silent_network_is_one_at_every_time():
 
 def test_bridge_loss_of_a_perfect_network_is_zero():
     model, x0 = tiny(), torch.randn(2, 1, 16, 16, 16)
-    model.bridge_x0 = lambda x, m, y: x0
+    model.bridge_x0 = lambda x, m, y, network: x0
     loss = stage_of("coarse", model)((torch.zeros(2, 2, 32, 32), x0, torch.ones_like(x0)), draws(0))
     assert loss.values.tolist() == [0.0, 0.0]
 

@@ -134,7 +134,7 @@ class BridgeStage(Stage):
         time = torch.where(draws.uniform() < 0.2, torch.tensor(0.9995), time).to(x0.device)
         m = time.view(-1, 1, 1, 1, 1)
         x = bridge.forward(x0, y, m, c.s, draws.noise(x0))
-        error = self.predicted(x, m, y).float() - x0
+        error = self.model.bridge_x0(x, m, y, self.trained).float() - x0
         scale = bridge.preconditioning(m, c.s, c.sigma)[1] if c.sigma else 1.0
         values = weighted_mean((error / scale) ** 2, weight)
         if self.settings.edge:
@@ -145,10 +145,6 @@ class BridgeStage(Stage):
     def end(self, films: torch.Tensor, draws: Draws) -> torch.Tensor:
         """Where the bridge starts."""
         return self.model.endpoint(drop_views(films, draws)).float()
-
-    def predicted(self, x: torch.Tensor, m: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """The network's prediction of x0."""
-        return self.model.bridge_x0(x, m, y)
 
     def volume(self, batch: Batch, draws: Draws) -> torch.Tensor:
         return bridge_sample(self.model, self.model.endpoint(batch[0][:, :1]).float(), 8, draws)
@@ -228,9 +224,6 @@ class FineBridgeStage(BridgeStage):
     @torch.no_grad()
     def end(self, films: torch.Tensor, draws: Draws) -> torch.Tensor:
         return offered_hint(self.model, films, draws).volume
-
-    def predicted(self, x: torch.Tensor, m: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return self.model.fine_x0(x, m.flatten(), Hint(y))
 
     def volume(self, batch: Batch, draws: Draws) -> torch.Tensor:
         return fine_sample(self.model, batch[0][:, :1], draws)
