@@ -244,6 +244,18 @@ def test_a_short_ct_is_refused(slices, refused):
     assert caught.value.code == "ct.short"
 
 
+@pytest.mark.parametrize("name", ["made.nrrd", "made.nii.gz", "series"])
+def test_a_synthetic_volume_is_no_case(tmp_path, name):
+    """Whichever format carried it here: what a model drew must not become another's truth."""
+    volume = placed(drawn_chest()[0])
+    made = CTVolume(volume.hu, volume.affine, source={"name": "axon", "synthetic": True})
+    path = tmp_path / name
+    made.save(path) if path.suffix else made.save_dicom(path)
+    with pytest.raises(VolumeError, match="synthetic") as caught:
+        load_case(str(path), 48)
+    assert caught.value.code == "ct.synthetic"
+
+
 def test_load_case_reads_a_file(tmp_path):
     volume = placed(drawn_chest()[0].round())
     case = load_case(str(volume.save(tmp_path / "someone.nii.gz")), 48)

@@ -52,7 +52,7 @@ def load_case(path: str, size: int = 128) -> Case:
         size: voxels along each edge of the 360 mm cube.
 
     Errors:
-        VolumeError: unreadable, or no body in it.
+        VolumeError: unreadable, synthetic, or no body in it.
     """
     volume = CTVolume.load(path)
     return place_case(volume, volume.source["name"].split(".")[0], size)
@@ -60,6 +60,12 @@ def load_case(path: str, size: int = 128) -> Case:
 
 def place_case(volume: CTVolume, name: str, size: int = 128) -> Case:
     """Lay a chest CT onto the canonical cube; see `load_case`."""
+    if volume.source.get("synthetic"):
+        raise VolumeError(
+            "ct.synthetic",
+            f"{name}: this is a synthetic volume, not a scan: nothing can be learned or judged by it.",
+            "Use the CT of a patient.",
+        )
     hu, affine = as_axial(volume.hu, volume.affine)
     volume = CTVolume(hu, affine, volume.notes, volume.source)
     body = body_mask(volume.hu, np.asarray(volume.spacing_mm))
