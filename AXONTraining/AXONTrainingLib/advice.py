@@ -31,6 +31,7 @@ def adviceOf(error):
         "training.other-network": other,
         "training.memory": _("Tick 'less memory', or choose a smaller preset.") + " " + again,
         "training.diverged": _("Lower the learning rate, or tick 'full precision'.") + " " + again,
+        "training.process": _("Choose a preset whose FineDiff is a ControlNet, as those that are offered."),
         "training.needs": _("Tick the earlier stages as well: each builds on those before it."),
         "training.other-student": _(
             "Set 'Steps of a student' to the number with which it was begun, or remove its folder from the run."
