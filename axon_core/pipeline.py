@@ -26,31 +26,9 @@ from axon_core.intensity import hu_to_mu
 from axon_core.model import AxonModel, Hint, bfloat16_pays
 from axon_core.radiograph import Radiograph, StandardFilm, standardise
 from axon_core.registration.placement import aligned
-from axon_core.walks import coarse_eta, coarse_times, fine_eta, fine_times, walk_coarse, walk_fine
+from axon_core.walks import Quality, coarse_eta, coarse_times, fine_eta, fine_times, walk_coarse, walk_fine
 
 ENDPOINT, COARSE, FINE, SUPER = "F(x)", "coarse", "fine", "super-resolution"
-
-
-@dataclass(frozen=True)
-class Quality:
-    """How much work goes into a reconstruction; distilled networks have their own times in place of these.
-
-    Attributes:
-        bridge_steps: network evaluations of the bridge.
-        rho: spacing of the bridge's times.
-        fine_steps: network evaluations of FineDiff.
-        fine_start: share of FineDiff's times that is run; below 1 it starts from the noised coarse volume. Where the
-            films themselves are the hint, all times are run.
-        everything: run every trained stage, not only those that proved better than the stage before.
-        first_only: stop at F(x).
-    """
-
-    bridge_steps: int = 8
-    rho: float = 3.0
-    fine_steps: int = 12
-    fine_start: float = 0.4
-    everything: bool = False
-    first_only: bool = False
 
 
 DISTANCE_TOLERANCE = 0.1  # off from the distance that the networks learned: then a body comes out 8 % too deep or flat

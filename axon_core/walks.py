@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 
 from axon_core.diffusion import bridge, gaussian
 from axon_core.diffusion.sampling import Callback, Denoiser, sample_bridge, sample_ddim
-
-if TYPE_CHECKING:
-    from axon_core.model import AxonModel, Hint
-    from axon_core.pipeline import Quality
+from axon_core.model import AxonModel, Hint
 
 Noise = Callable[[torch.Tensor], torch.Tensor]  # standard normal, like the tensor
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How much work goes into a reconstruction; distilled networks have their own times in place of these.
+
+    Attributes:
+        bridge_steps: network evaluations of the bridge.
+        rho: spacing of the bridge's times.
+        fine_steps: network evaluations of FineDiff.
+        fine_start: share of FineDiff's times that is run; below 1 it starts from the noised coarse volume. Where the
+            films themselves are the hint, all times are run.
+        everything: run every trained stage, not only those that proved better than the stage before.
+        first_only: stop at F(x).
+    """
+
+    bridge_steps: int = 8
+    rho: float = 3.0
+    fine_steps: int = 12
+    fine_start: float = 0.4
+    everything: bool = False
+    first_only: bool = False
 
 
 def coarse_times(model: AxonModel, quality: Quality) -> list[float]:

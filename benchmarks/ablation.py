@@ -28,10 +28,11 @@ from comparison import Subject, judge, told, within, write_rows
 from axon_core.baselines.predict import predict_mean
 from axon_core.data.pool import PairPool
 from axon_core.model import AxonModel, ModelCard
-from axon_core.pipeline import PRESETS, Quality
+from axon_core.pipeline import PRESETS
 from axon_core.training.distill import EVERY
 from axon_core.training.settings import StageSettings, changed
 from axon_core.training.trainer import make_fabric, train
+from axon_core.walks import Quality
 
 SETTINGS = StageSettings(steps=1, lr=8e-4, ema=0.99)
 QUALITY = dataclasses.replace(PRESETS["fast"], fine_start=1.0)

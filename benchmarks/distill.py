@@ -27,7 +27,7 @@ from axon_core.data.cases import load_case
 from axon_core.devices import resolve_device
 from axon_core.evaluation.metrics import SSIM_NAMES, edge_sharpness, psnr, ssim3d, summarise
 from axon_core.model import AxonModel
-from axon_core.pipeline import Quality
+from axon_core.walks import Quality
 
 STEPS = (1, 2, 4, 8, 16)
 STAGES = {"coarse": "bridge", "fine": "FineDiff"}

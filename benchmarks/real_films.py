@@ -49,8 +49,9 @@ from axon_core.files import atomic_file
 from axon_core.geometry import CanonicalGrid, XrayGeometry, XrayView
 from axon_core.intensity import WIDE
 from axon_core.model import AxonModel
-from axon_core.pipeline import PRESETS, Quality, Reconstruction, reconstruct
+from axon_core.pipeline import PRESETS, Reconstruction, reconstruct
 from axon_core.radiograph import Radiograph, standardise
+from axon_core.walks import Quality
 
 SIZE = 128  # voxels along the cube of the CTs
 EDGES = np.arange(-1000.0, 1001.0, 10.0)  # of the HU histograms' bins

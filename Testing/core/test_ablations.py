@@ -18,13 +18,13 @@ from axon_core.errors import ConfigError
 from axon_core.evaluation.methods import ModelMethod
 from axon_core.model import AxonModel, ModelCard, inspect, parameter_count
 from axon_core.nets.rays import mean_of_repeated, repeat_along_ray
-from axon_core.pipeline import COARSE, FINE, PRESETS, Quality, reconstruct
+from axon_core.pipeline import COARSE, FINE, PRESETS, reconstruct
 from axon_core.radiograph import Radiograph
 from axon_core.training import run, stages
 from axon_core.training.distill import STUDENTS
 from axon_core.training.draws import Draws
 from axon_core.training.settings import load_settings
-from axon_core.walks import fine_times
+from axon_core.walks import Quality, fine_times
 
 sys.path.insert(0, str(Path(__file__).parent))
 from training_data import batch_of, few, films, model_with, settings, stage_of, tiny, train

@@ -22,13 +22,13 @@ from axon_core.evaluation.suites import rows_of
 from axon_core.job_plan import _cost
 from axon_core.model import AxonModel, Hint, ModelCard, describe, parameter_count
 from axon_core.nets.encoder import GlobalEncoder
-from axon_core.pipeline import COARSE, FINE, PRESETS, Quality, reconstruct
+from axon_core.pipeline import COARSE, FINE, PRESETS, reconstruct
 from axon_core.radiograph import Radiograph
 from axon_core.training import chain, run, stages
 from axon_core.training.draws import Draws
 from axon_core.training.settings import load_settings
 from axon_core.training.start import copy_start
-from axon_core.walks import fine_times, walk_fine
+from axon_core.walks import Quality, fine_times, walk_fine
 
 sys.path.insert(0, str(Path(__file__).parent))
 from training_data import batch_of, few, films, model_with, settings, stage_of, train, write_pairs

@@ -9,8 +9,8 @@ import torch
 from axon_core.diffusion.sampling import SeededNoise
 from axon_core.errors import ConfigError, ModelError
 from axon_core.model import AxonModel
-from axon_core.pipeline import COARSE, FINE, PRESETS, SUPER, Moments, Quality, autocast
-from axon_core.walks import coarse_times, fine_times, walk_coarse, walk_fine
+from axon_core.pipeline import COARSE, FINE, PRESETS, SUPER, Moments, autocast
+from axon_core.walks import Quality, coarse_times, fine_times, walk_coarse, walk_fine
 
 ORDER = (COARSE, FINE, SUPER)  # what may run after F(x)
 

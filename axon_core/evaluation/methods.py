@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from axon_core.baselines.predict import chosen_stages, is_random, predict
 from axon_core.intensity import WIDE, HuWindow
 from axon_core.model import AxonModel, parameter_count
-from axon_core.pipeline import COARSE, FINE, PRESETS, SUPER, Quality
-from axon_core.walks import coarse_eta, coarse_times, fine_eta, fine_times
+from axon_core.pipeline import COARSE, FINE, PRESETS, SUPER
+from axon_core.walks import Quality, coarse_eta, coarse_times, fine_eta, fine_times
 
 TRAINING_FLOP = re.compile(r"training flop:?\s*([\d.]+(?:e\+?\d+)?)", re.IGNORECASE)
 NOT_STATED = "not stated"

@@ -18,7 +18,8 @@ from axon_core.evaluation.compare import Failure
 from axon_core.evaluation.methods import FixedMethod, Method, ModelMethod, trivial_methods
 from axon_core.geometry import CanonicalGrid
 from axon_core.model import AxonModel, find_model
-from axon_core.pipeline import COARSE, FINE, SUPER, Quality
+from axon_core.pipeline import COARSE, FINE, SUPER
+from axon_core.walks import Quality
 
 SUITES = {
     "table1": ("Methods with one film", (1,)),

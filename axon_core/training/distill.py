@@ -23,11 +23,10 @@ from axon_core.config import ModelConfig
 from axon_core.diffusion import bridge, gaussian
 from axon_core.diffusion.sampling import Denoiser, SeededNoise
 from axon_core.model import AxonModel
-from axon_core.pipeline import Quality
 from axon_core.training.draws import Draws
 from axon_core.training.settings import StageSettings
 from axon_core.training.stages import STAGES, VARIANTS, Batch, Loss, Stage, drop_views, offered_hint, weighted_mean
-from axon_core.walks import coarse_denoiser, fine_denoiser, walk_coarse, walk_fine
+from axon_core.walks import Quality, coarse_denoiser, fine_denoiser, walk_coarse, walk_fine
 
 Stride = Callable[[torch.Tensor, torch.Tensor, float, float], torch.Tensor]  # (x0, x, time, next) -> x at the next time
 

@@ -20,10 +20,9 @@ from axon_core.diffusion import bridge, gaussian
 from axon_core.diffusion.sampling import SeededNoise, sample_ddim
 from axon_core.errors import ConfigError
 from axon_core.model import FINE_BRIDGE, AxonModel, Hint
-from axon_core.pipeline import Quality
 from axon_core.training.draws import Draws
 from axon_core.training.settings import StageSettings
-from axon_core.walks import fine_times, walk_coarse, walk_fine
+from axon_core.walks import Quality, fine_times, walk_coarse, walk_fine
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
