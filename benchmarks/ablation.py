@@ -42,7 +42,7 @@ class Row(NamedTuple):
     """A row of the table: the stage of training that is its own, the name of its weights, what runs after F(x).
 
     `diffusion`, `bridge` and `quality` are fields of `DiffusionConfig`, `BridgeConfig` and `Quality`; `edge` weighs the
-    edge loss by --edge, `min_snr` is the gamma of those weights.
+    edge loss by --edge, `min_snr` is the gamma of the min-SNR weights.
     """
 
     stage: str
@@ -86,7 +86,7 @@ class Bench:
         """The row's model: its own network trained, the others shared."""
         args, shared = self.args, self.shared
         diffusion = dataclasses.replace(shared.config.diffusion, **row.diffusion)
-        before = ("endpoint", *(stage for stage in row.stages[:-1]))
+        before = ("endpoint", *row.stages[:-1])
         bridge = dataclasses.replace(shared.config.bridge, **row.bridge)
         config = dataclasses.replace(shared.config, diffusion=diffusion, bridge=bridge)
         model = AxonModel(config, ModelCard(stages=before))
@@ -98,8 +98,13 @@ class Bench:
         folder = args.out / f"{row.weights}-{args.seed}-{args.tflop:g}"
         fabric = make_fabric("auto", args.device)
         train(EVERY[row.stage](model, settings), self.pool, folder, fabric, seed=args.seed, tell=told)
-        card = dataclasses.replace(shared.card, title=f"{row.weights} of an ablation", stages=("endpoint", *row.stages))
-        model.card = dataclasses.replace(card, default_stages=card.stages, notes=f"{args.tflop:g} TFLOP of training.")
+        stages, notes = (
+            ("endpoint", *row.stages),
+            f"Its {row.stage} learned for {args.tflop:g} TFLOP; else {args.model}.",
+        )
+        model.card = dataclasses.replace(
+            shared.card, title="of an ablation", stages=stages, default_stages=stages, notes=notes
+        )
         return model.to(args.device)
 
     def judge(
@@ -122,7 +127,8 @@ class Bench:
 def train_rows(args: argparse.Namespace) -> None:
     """Train and judge F(x) and the rows."""
     begun, bench = time.monotonic(), Bench(args)
-    bench.judge("F(x)", bench.shared, (), begun)
+    if not (args.out / f"F(x)-{args.seed}-{args.tflop:g}.json").exists():
+        bench.judge("F(x)", bench.shared, (), begun)
     for name in args.rows:
         begun, row, of_row = time.monotonic(), ROWS[name], f"{name}-{args.seed}-{args.tflop:g}"
         judged, kept = (args.out / f"{of_row}.json").exists(), args.out / "models" / of_row

@@ -25,6 +25,7 @@ from axon_core.nets.encoder import GlobalEncoder
 from axon_core.pipeline import COARSE, FINE, PRESETS, reconstruct
 from axon_core.radiograph import Radiograph
 from axon_core.training import chain, run, stages
+from axon_core.training.distill import EVERY
 from axon_core.training.draws import Draws
 from axon_core.training.settings import load_settings
 from axon_core.training.start import copy_start
@@ -174,7 +175,7 @@ def test_each_preset_trains_its_own_kind_and_says_which(presets, tmp_path):
             chain.begin_chain({stage: load_settings(preset, stage)}, data, tmp_path / "run", preset)
         assert caught.value.code == "training.process" and advice in caught.value.advice
         with pytest.raises(ConfigError, match="FineDiff of this preset"):
-            stages.VARIANTS.get(stage, stages.STAGES.get(stage))(AxonModel.from_preset(preset), settings())
+            EVERY[stage](AxonModel.from_preset(preset), settings())
     assert not (tmp_path / "run").exists()
     with pytest.raises(ModelError, match="endpoint"):
         run.train_stage("fine-bridge", presets["bridge"], tmp_path / "run", few(), settings(), None)
